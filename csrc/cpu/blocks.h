@@ -1,0 +1,93 @@
+// Runs of elements between memory of any dtype and stride and the compute type T.
+//
+// NOTE [blocks]: elementwise work is cut into blocks of kBlock elements in row-major order. The cut
+// depends on the number of elements alone, so sums over blocks have a fixed shape for any number of
+// threads, and a strided view goes through the same blocks as its contiguous copy.
+#pragma once
+
+#include "cpu/simd.h"
+#include "cpu/threads.h"
+
+FUSESTEP_TARGET_BEGIN
+
+constexpr int kBlock = 4096;
+
+FUSESTEP_HD int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
+
+template <class Body>
+void parallel_for(int64_t count, int64_t work, Body& body) {
+  parallel_ranges(
+      count, work,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
+      &body);
+}
+
+template <class T>
+FUSESTEP_HD constexpr DType dtype_of() {
+  return sizeof(T) == 8 ? DType::f64 : DType::f32;
+}
+
+// Calls visit(offset, at, length) for each piece of a block that has a constant inner stride, which is
+// passed on as a template argument's worth of knowledge: 1, or whatever it is.
+template <class Visit>
+void for_each_piece(const View& view, int64_t start, int count, Visit&& visit) {
+  if (view.contiguous) return visit(start, 0, count, int64_t(1));
+  const int last = view.dims - 1;
+  const int64_t inner = view.sizes[last], stride = view.strides[last];
+  int at = 0;
+  while (at < count) {
+    const int64_t column = (start + at) % inner;
+    const int64_t rest = inner - column;
+    const int length = rest < count - at ? int(rest) : count - at;
+    visit(offset_of(view, start + at, view.dims), at, length, stride);
+    at += length;
+  }
+}
+
+// Elements start … start+count of `view` as T: in place if they already lie so, else in `buffer`.
+template <class T>
+const T* read_block(const View& view, int64_t start, int count, T* buffer) {
+  if (view.contiguous && view.dtype == dtype_of<T>()) return element<T>(view, start);
+  dispatch_floating(view.dtype, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    for_each_piece(view, start, count, [&](int64_t offset, int at, int length, int64_t stride) {
+      const S* from = element<S>(view, offset);
+      if (stride == 1) {
+        widen_run(from, buffer + at, length);
+      } else {
+        for (int i = 0; i < length; ++i) buffer[at + i] = T(widen(load<S>(from + i * stride)));
+      }
+    });
+  });
+  return buffer;
+}
+
+// Where to compute elements that end up in `view`: their own place, or `buffer`, which
+// write_block then stores.
+template <class T>
+T* place_block(const View& view, int64_t start, T* buffer) {
+  const bool direct = view.contiguous && view.dtype == dtype_of<T>();
+  return direct ? element<T>(view, start) : buffer;
+}
+
+template <class T>
+void write_block(const View& view, int64_t start, int count, const T* buffer) {
+  if (view.contiguous && view.dtype == dtype_of<T>()) return;  // computed in place
+  dispatch_floating(view.dtype, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    for_each_piece(view, start, count, [&](int64_t offset, int at, int length, int64_t stride) {
+      S* to = element<S>(view, offset);
+      if (stride == 1) {
+        narrow_run(buffer + at, to, length);
+      } else {
+        for (int i = 0; i < length; ++i) {
+          S stored;
+          narrow(buffer[at + i], stored);
+          memcpy(to + i * stride, &stored, sizeof(S));
+        }
+      }
+    });
+  });
+}
+
+FUSESTEP_TARGET_END

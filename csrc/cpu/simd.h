@@ -1,0 +1,248 @@
+// Pack<T>: as many lanes of T as the instruction set being compiled for holds in one register.
+// The only file with instruction-set #ifdefs. Arithmetic is the compiler's own vector extension
+// (GCC and Clang); intrinsics are used where that has no operator.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "core/math.h"
+#include "core/view.h"
+
+#if defined(__AVX512F__)
+#define FUSESTEP_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define FUSESTEP_VECTOR_BYTES 32
+#else
+#define FUSESTEP_VECTOR_BYTES 16
+#endif
+
+FUSESTEP_TARGET_BEGIN
+
+// The compiler's vector types, spelled out because GCC does not take the attribute on a dependent type.
+template <class T>
+struct Vectors;
+template <>
+struct Vectors<float> {
+  typedef float floating __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+  typedef int32_t integer __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+};
+template <>
+struct Vectors<double> {
+  typedef double floating __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+  typedef int64_t integer __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+};
+
+// A lane mask: all bits of a lane set, or none.
+template <class T>
+struct Mask {
+  using native = typename Vectors<T>::integer;
+  native v;
+};
+
+template <class T>
+struct IntegerPack {
+  using lane = integer_of<T>;
+  using native = typename Vectors<T>::integer;
+  native v;
+  FUSESTEP_HD IntegerPack(native value) : v(value) {}
+  FUSESTEP_HD explicit IntegerPack(lane value) : v(native{} + value) {}
+  FUSESTEP_HD IntegerPack operator+(IntegerPack o) const { return v + o.v; }
+  FUSESTEP_HD IntegerPack operator-(IntegerPack o) const { return v - o.v; }
+  FUSESTEP_HD IntegerPack operator<<(int bits) const { return v << bits; }
+  FUSESTEP_HD IntegerPack operator>>(int bits) const { return v >> bits; }
+  FUSESTEP_HD Mask<T> operator<(IntegerPack o) const { return {v < o.v}; }
+  FUSESTEP_HD Mask<T> operator!=(IntegerPack o) const { return {v != o.v}; }
+};
+
+template <class T>
+struct Pack {
+  using native = typename Vectors<T>::floating;
+  static constexpr int lanes = FUSESTEP_VECTOR_BYTES / int(sizeof(T));
+  native v;
+  Pack() = default;
+  FUSESTEP_HD Pack(native value) : v(value) {}
+  FUSESTEP_HD explicit Pack(T value) : v(native{} + value) {}
+  FUSESTEP_HD Pack operator+(Pack o) const { return v + o.v; }
+  FUSESTEP_HD Pack operator-(Pack o) const { return v - o.v; }
+  FUSESTEP_HD Pack operator*(Pack o) const { return v * o.v; }
+  FUSESTEP_HD Pack operator/(Pack o) const { return v / o.v; }
+  FUSESTEP_HD Pack operator-() const { return -v; }
+  FUSESTEP_HD Mask<T> operator<(Pack o) const { return {v < o.v}; }
+  FUSESTEP_HD Mask<T> operator>(Pack o) const { return {v > o.v}; }
+  FUSESTEP_HD Mask<T> operator==(Pack o) const { return {v == o.v}; }
+  FUSESTEP_HD Mask<T> operator!=(Pack o) const { return {v != o.v}; }
+};
+
+template <class T>
+struct Lanes<Pack<T>> {
+  using scalar = T;
+  using integer = IntegerPack<T>;
+};
+
+template <class T>
+FUSESTEP_HD Pack<T> select(Mask<T> mask, Pack<T> a, Pack<T> b) {
+  return mask.v ? a.v : b.v;
+}
+template <class T>
+FUSESTEP_HD IntegerPack<T> to_bits(Pack<T> x) {
+  return bit_cast<typename IntegerPack<T>::native>(x.v);
+}
+template <class T>
+FUSESTEP_HD Pack<T> from_bits(IntegerPack<T> x) {
+  return bit_cast<typename Pack<T>::native>(x.v);
+}
+template <class T>
+FUSESTEP_HD Pack<T> to_floating(IntegerPack<T> x) {
+  return __builtin_convertvector(x.v, typename Pack<T>::native);
+}
+template <class T>
+FUSESTEP_HD Pack<T> abs(Pack<T> x) {
+  const T sign_bit = T(-0.0);
+  return bit_cast<typename Pack<T>::native>(to_bits(x).v & ~to_bits(Pack<T>(sign_bit)).v);
+}
+
+#if defined(__AVX512F__)
+FUSESTEP_HD Pack<float> sqrt(Pack<float> x) { return _mm512_sqrt_ps(x.v); }
+FUSESTEP_HD Pack<double> sqrt(Pack<double> x) { return _mm512_sqrt_pd(x.v); }
+FUSESTEP_HD Pack<float> mul_add(Pack<float> a, Pack<float> b, Pack<float> c) {
+  return _mm512_fmadd_ps(a.v, b.v, c.v);
+}
+FUSESTEP_HD Pack<double> mul_add(Pack<double> a, Pack<double> b, Pack<double> c) {
+  return _mm512_fmadd_pd(a.v, b.v, c.v);
+}
+#elif defined(__AVX2__)
+FUSESTEP_HD Pack<float> sqrt(Pack<float> x) { return _mm256_sqrt_ps(x.v); }
+FUSESTEP_HD Pack<double> sqrt(Pack<double> x) { return _mm256_sqrt_pd(x.v); }
+FUSESTEP_HD Pack<float> mul_add(Pack<float> a, Pack<float> b, Pack<float> c) {
+  return _mm256_fmadd_ps(a.v, b.v, c.v);
+}
+FUSESTEP_HD Pack<double> mul_add(Pack<double> a, Pack<double> b, Pack<double> c) {
+  return _mm256_fmadd_pd(a.v, b.v, c.v);
+}
+#elif defined(__x86_64__)
+FUSESTEP_HD Pack<float> sqrt(Pack<float> x) { return _mm_sqrt_ps(x.v); }
+FUSESTEP_HD Pack<double> sqrt(Pack<double> x) { return _mm_sqrt_pd(x.v); }
+template <class T>
+FUSESTEP_HD Pack<T> mul_add(Pack<T> a, Pack<T> b, Pack<T> c) {
+  return a * b + c;
+}
+#elif defined(__aarch64__)
+FUSESTEP_HD Pack<float> sqrt(Pack<float> x) {
+  return bit_cast<Pack<float>::native>(vsqrtq_f32(bit_cast<float32x4_t>(x.v)));
+}
+FUSESTEP_HD Pack<double> sqrt(Pack<double> x) {
+  return bit_cast<Pack<double>::native>(vsqrtq_f64(bit_cast<float64x2_t>(x.v)));
+}
+FUSESTEP_HD Pack<float> mul_add(Pack<float> a, Pack<float> b, Pack<float> c) {
+  return bit_cast<Pack<float>::native>(vfmaq_f32(bit_cast<float32x4_t>(c.v),
+                                                 bit_cast<float32x4_t>(a.v),
+                                                 bit_cast<float32x4_t>(b.v)));
+}
+FUSESTEP_HD Pack<double> mul_add(Pack<double> a, Pack<double> b, Pack<double> c) {
+  return bit_cast<Pack<double>::native>(vfmaq_f64(bit_cast<float64x2_t>(c.v),
+                                                  bit_cast<float64x2_t>(a.v),
+                                                  bit_cast<float64x2_t>(b.v)));
+}
+#else
+template <class T>
+FUSESTEP_HD Pack<T> sqrt(Pack<T> x) {
+  for (int i = 0; i < Pack<T>::lanes; ++i) x.v[i] = sqrt(T(x.v[i]));
+  return x;
+}
+template <class T>
+FUSESTEP_HD Pack<T> mul_add(Pack<T> a, Pack<T> b, Pack<T> c) {
+  return a * b + c;
+}
+#endif
+
+template <class T>
+FUSESTEP_HD Pack<T> load_pack(const T* from) {
+  Pack<T> pack;
+  memcpy(&pack.v, from, sizeof(pack.v));
+  return pack;
+}
+
+template <class T>
+FUSESTEP_HD void store_pack(T* to, Pack<T> pack) {
+  memcpy(to, &pack.v, sizeof(pack.v));
+}
+
+// The first `count` lanes, the rest `fill`. NOTE [tail]: an engine works on whole packs only; the
+// last one of a run is loaded and stored through these, so a formula has no scalar twin.
+template <class T>
+FUSESTEP_HD Pack<T> load_part(const T* from, int count, T fill) {
+  Pack<T> pack(fill);
+  memcpy(&pack.v, from, size_t(count) * sizeof(T));
+  return pack;
+}
+
+template <class T>
+FUSESTEP_HD void store_part(T* to, Pack<T> pack, int count) {
+  memcpy(to, &pack.v, size_t(count) * sizeof(T));
+}
+
+// Lanes 0, 1, 2, …
+template <class T>
+FUSESTEP_HD IntegerPack<T> lane_numbers() {
+  typename IntegerPack<T>::native v{};
+  for (int i = 0; i < Pack<T>::lanes; ++i) v[i] = i;
+  return v;
+}
+
+// Sum of the lanes in a fixed order, in double.
+template <class T>
+FUSESTEP_HD double sum_lanes(Pack<T> pack) {
+  double sum = 0;
+  for (int i = 0; i < Pack<T>::lanes; ++i) sum += double(pack.v[i]);
+  return sum;
+}
+
+template <class T>
+FUSESTEP_HD T max_lanes(Pack<T> pack) {
+  T best = pack.v[0];
+  for (int i = 1; i < Pack<T>::lanes; ++i) best = max(best, T(pack.v[i]));
+  return best;
+}
+
+// Bulk conversions between storage types. Left to auto-vectorisation, except float16, for which
+// x86 has an instruction that agrees bit for bit with core/dtypes.h on everything but NaN payloads.
+template <class S, class T>
+FUSESTEP_HD void widen_run(const S* from, T* to, int count) {
+  for (int i = 0; i < count; ++i) to[i] = T(widen(load<S>(from + i)));
+}
+
+template <class T, class S>
+FUSESTEP_HD void narrow_run(const T* from, S* to, int count) {
+  for (int i = 0; i < count; ++i) {
+    S stored;
+    narrow(from[i], stored);
+    memcpy(to + i, &stored, sizeof(S));
+  }
+}
+
+#if defined(__F16C__)
+FUSESTEP_HD void widen_run(const Float16* from, float* to, int count) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
+  }
+  for (; i < count; ++i) to[i] = widen(load<Float16>(from + i));
+}
+FUSESTEP_HD void narrow_run(const float* from, Float16* to, int count) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+  }
+  for (; i < count; ++i) {
+    Float16 stored;
+    narrow(from[i], stored);
+    memcpy(to + i, &stored, sizeof(stored));
+  }
+}
+#endif
+
+FUSESTEP_TARGET_END

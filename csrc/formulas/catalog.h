@@ -1,0 +1,23 @@
+// What the rest of the program knows of each op: names only. Derived from registry.def.
+#pragma once
+
+#include "core/op_table.h"
+
+namespace fusestep {
+
+struct OpInfo {
+  const char* name;        // torch's functional name, or the rule's
+  const char* class_name;  // torch's class
+  Shape shape;
+  const char* const* hyper;
+  int hyper_count;
+  const char* const* states;
+  int state_count;
+  const char* const* asked_by;  // for each state the option that asks for it; "" if it is always there
+  bool counts_steps;
+};
+
+extern const OpInfo kOps[];
+extern const int kOpCount;
+
+}  // namespace fusestep

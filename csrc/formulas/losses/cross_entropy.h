@@ -1,0 +1,58 @@
+// Cross-entropy of a row of scores x with label y, class weights w and label smoothing ε over C classes:
+//
+//   loss      = (1−ε) w_y (log S − x_y)  +  (ε/C) Σ_c w_c (log S − x_c),      S = Σ_c exp(x_c)
+//   ∂/∂x_c    = p_c ((1−ε) w_y + (ε/C) Σ_k w_k) − (ε/C) w_c − [c = y] (1−ε) w_y,     p_c = exp(x_c)/S
+//
+// x is taken relative to the row maximum, so nothing overflows (log-sum-exp; Blanchard, Higham & Higham
+// 2021). The sum over the classes other than y is kept apart: with it p_y − 1 = −S_others/S has no
+// cancellation when the prediction is right, and log S − x_y = log1p(S_others/exp(x_y)) stays accurate
+// as the loss goes to zero.
+// Smoothing: Szegedy et al. 2016. Source: torch.nn.functional.cross_entropy.
+#pragma once
+
+#include "core/math.h"
+#include "formulas/contracts.h"
+
+FUSESTEP_TARGET_BEGIN
+
+template <class T>
+struct CrossEntropyLoss {
+  static constexpr auto hyper = names("label_smoothing");
+  static constexpr int sums = 3;  // of exp(x), w, and w x; over the classes other than the label
+
+  // torch ignores a negative or NaN smoothing.
+  explicit CrossEntropyLoss(Hyper h) : smoothing(h[0] > 0 ? h[0] : 0) {}
+
+  template <class V>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, V weight) const {
+    const V e = exp(x);
+    sum[0] = sum[0] + e;
+    sum[1] = sum[1] + weight;
+    sum[2] = mul_add(weight, x, sum[2]);
+    return e;
+  }
+
+  FUSESTEP_HD Row<T> loss(const T (&sum)[sums], T x, T weight, T classes) const {
+    const T others = sum[0], e = exp(x), total = others + e, log_total = log(total);
+    const T nll = select(e > others, log1p(others / e), log_total - x);
+    const T hard = T(1 - smoothing) * weight;
+    Row<T> row{hard * nll, -hard * others / total, hard / total, T(0)};
+    if (smoothing > 0) {  // without this, a score of −inf would give 0·inf
+      const T each = T(smoothing) / classes, weights = sum[1] + weight;
+      row.loss = mul_add(each, mul_add(weights, log_total, -mul_add(weight, x, sum[2])), row.loss);
+      row.label_grad = mul_add(each / total, sum[1] * e - weight * others, row.label_grad);
+      row.scale = mul_add(each, weights / total, row.scale);
+      row.shift = each;
+    }
+    return row;
+  }
+
+  template <class V>
+  FUSESTEP_HD V grad(const Row<T>& row, V kept, V weight) const {
+    return mul_add(kept, V(row.scale), -(weight * V(row.shift)));
+  }
+
+  double smoothing;
+};
+
+FUSESTEP_TARGET_END

@@ -1,0 +1,65 @@
+"""What was built, and what of it this machine uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+
+from fusestep import _native
+from fusestep._version import __version__
+
+
+def get_num_threads() -> int:
+    """Threads a large CPU call uses: torch's own number, unless :func:`set_num_threads` was called."""
+    return _native.get_num_threads()
+
+
+def set_num_threads(count: int) -> None:
+    """Use ``count`` threads for CPU kernels; 0 goes back to the setting of torch and OpenMP.
+
+    Results do not depend on it: they are bit-identical for any number of threads.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+    if count < 0:
+        raise ValueError(f"`count` must be 0 or more threads, got {count}")
+    _native.set_num_threads(count)
+
+
+def _cuda_state() -> str:
+    if importlib.util.find_spec("fusestep._cuda") is None:
+        return "not built"
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return "built; used for CUDA tensors of torch, which is not imported"
+    return "built" + ("" if torch.cuda.is_available() else "; no CUDA device available to torch")
+
+
+def _torch_state() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return str(torch.__version__)
+    return "not installed" if importlib.util.find_spec("torch") is None else "not imported"
+
+
+def show_config() -> None:
+    """Print version, instruction sets, threads, CUDA state and the torch in use.
+
+    ``FUSESTEP_ISA`` in the environment forces an instruction set, ``FUSESTEP_THREADING`` one of
+    ``openmp``, ``pool``, ``serial``; both are read once, before the first kernel runs.
+    """
+    compiled = [name + ("" if here else " (not on this machine)") for name, here in _native.isas().items()]
+    rows = {
+        "fusestep": __version__,
+        "python": f"{platform.python_version()} on {platform.machine()}",
+        "compiled ISAs": ", ".join(compiled),
+        "chosen ISA": _native.isa(),
+        "threads": f"{get_num_threads()} ({_native.threading()})",
+        "cuda": _cuda_state(),
+        "torch": _torch_state(),
+        "ops": ", ".join(_native.ops()),
+    }
+    for key, value in rows.items():
+        print(f"{key:14} {value}")

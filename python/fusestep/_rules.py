@@ -1,0 +1,37 @@
+"""How the options of an optimizer reach its formula: names come from the registry, never from a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fusestep import _native
+
+# A formula takes single numbers; torch groups some of them in tuples.
+_IN_TUPLE = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+
+
+class Rule:
+    """One update formula of the registry."""
+
+    def __init__(self, op: str) -> None:
+        info = _native.ops()[op]
+        self.op = op
+        self.counts_steps: bool = info["counts_steps"]
+        self._hyper: tuple[str, ...] = info["hyper"]
+        self._states = tuple(zip(info["states"], info["asked_by"], strict=True))
+
+    def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
+        """The formula's hyper-parameters, read from a parameter group."""
+        values = []
+        for name in self._hyper:
+            if name in _IN_TUPLE:
+                key, at = _IN_TUPLE[name]
+                values.append(float(group[key][at]))
+            else:
+                values.append(float(group[name]))
+        return tuple(values)
+
+    def state_keys(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The states that a parameter group keeps."""
+        return tuple(state for state, option in self._states if not option or group[option])
