@@ -1,7 +1,7 @@
 // fusestep._native: a handful of functions around the op table.
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
-#include <cstring>
 #include <string>
 
 #include "bindings/arrays.h"
@@ -15,6 +15,10 @@ namespace py = pybind11;
 using namespace fusestep;
 
 namespace {
+
+// What the generated stub shows.
+using AnyTuple = py::typing::Tuple<py::object, py::ellipsis>;
+using AnyDict = py::typing::Dict<py::str, py::object>;
 
 int find_op(const std::string& name) {
   for (int i = 0; i < kOpCount; ++i) {
@@ -37,9 +41,9 @@ py::tuple tuple_of(const char* const* list, int count) {
   return result;
 }
 
-py::dict ops() {
+py::typing::Dict<py::str, AnyDict> ops() {
   static const char* const shapes[] = {"pointwise", "rowwise", "update"};
-  py::dict result;
+  py::typing::Dict<py::str, AnyDict> result;
   for (int i = 0; i < kOpCount; ++i) {
     const OpInfo& info = kOps[i];
     py::dict op;
@@ -54,8 +58,8 @@ py::dict ops() {
   return result;
 }
 
-py::dict isas() {
-  py::dict result;
+py::typing::Dict<py::str, py::bool_> isas() {
+  py::typing::Dict<py::str, py::bool_> result;
   for (int i = 0; i < kIsaCount; ++i) result[kIsas[i].name] = kIsas[i].supported();
   return result;
 }
@@ -83,18 +87,19 @@ PYBIND11_MODULE(_native, m) {
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
   m.def(
       "run",
-      [](const std::string& op, const py::tuple& inputs, const py::tuple& outputs, const py::tuple& hyper,
+      [](const std::string& op, const AnyTuple& inputs, const AnyTuple& outputs, const AnyTuple& hyper,
          const std::string& reduction, const py::object& seed, int64_t ignore_index) {
         const int index = find_op(op, false);
         run_loss(kOps[index], index, inputs, outputs, hyper, reduction, seed, ignore_index);
       },
-      py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("hyper") = py::tuple(),
+      py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("hyper") = AnyTuple(py::tuple()),
       py::arg("reduction") = "mean", py::arg("seed") = py::none(), py::arg("ignore_index") = -100,
-      "One loss call. inputs: (input, target[, weight]); outputs: (loss, grad_input[, grad_target]), "
-      "written where not None; seed: grad_output, 1 if None.");
+      "One loss call. inputs: (input, target[, weight]).\n"
+      "outputs: (loss, grad_input[, grad_target]), written where not None.\n"
+      "seed: grad_output, 1 if None.");
   m.def(
       "step",
-      [](const std::string& op, const py::sequence& groups) {
+      [](const std::string& op, const py::typing::List<AnyTuple>& groups) {
         const int index = find_op(op, true);
         run_step(kOps[index], index, groups);
       },

@@ -173,7 +173,7 @@ bool share_memory(std::vector<Extent>& extents) {
 
 }  // namespace
 
-void run_step(const OpInfo& info, int op, const py::sequence& groups) {
+void run_step(const OpInfo& info, int op, const py::list& groups) {
   Plan plan;
   for (const py::handle from : groups) {
     const py::tuple tuple = py::reinterpret_borrow<py::tuple>(from);

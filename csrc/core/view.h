@@ -46,9 +46,13 @@ FUSESTEP_HD S* element(const View& view, int64_t offset) {
   return reinterpret_cast<S*>(static_cast<char*>(view.data) + offset * int64_t(sizeof(S)));
 }
 
-// Loads and stores go through memcpy: NumPy may hand over data aligned to a single byte.
+// Loads and stores go through memcpy: NumPy may hand over data aligned to a single byte. A CUDA array is
+// aligned, and there memcpy would become an access for each byte.
 template <class S>
 FUSESTEP_HD S load(const void* from) {
+#if defined(__CUDA_ARCH__)
+  return *static_cast<const S*>(from);
+#endif
   S value;
   memcpy(&value, from, sizeof(S));
   return value;

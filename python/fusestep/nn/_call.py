@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,9 +63,7 @@ class LossCall:
         return self.reduction != "none" and not halves
 
 
-def run_torch(
-    op: str, reason: str, reference: Callable[..., Tensor], *operands: Tensor | None
-) -> Tensor:
+def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands: Tensor | None) -> Tensor:
     if not torch.compiler.is_compiling():
         count_torch(op, reason)
     return reference(*operands)
@@ -178,16 +177,14 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: LossCall) -> Tensor:
         need_input, need_target = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         early = call.gradient_in_forward(input, target)
-        loss, *grads = _forward(
-            call, input, target, weight, early and need_input, early and need_target
-        )
+        loss, *grads = _forward(call, input, target, weight, early and need_input, early and need_target)
         ctx.save_for_backward(input, target, weight)
         ctx.call = call
         ctx.grads = grads if early else None
         return loss
 
     @staticmethod
-    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
         input, target, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         call: LossCall = ctx.call
@@ -209,6 +206,8 @@ def _scale(grads: list[Tensor | None], seed: Tensor) -> bool:
     value = float(seed)
     if value == 1.0:
         return True
+    if not math.isfinite(value):  # an ignored row is zero whatever the seed
+        return False
     for grad in grads:
         if grad is not None and grad.dtype is torch.bfloat16:
             return False
@@ -237,7 +236,7 @@ def _differentiable(
     return [next(grads) if need else None for need in needs]
 
 
-# ---- torch.compile: the same kernels as opaque operators ----------------------------------------------
+# ---- torch.compile: the same kernels as opaque operators ----
 
 
 def _call_from(op: str, hyper: list[float], reduction: str, ignore_index: int) -> LossCall:
@@ -267,9 +266,7 @@ def _loss_op(
     grad_input = torch.empty_like(input if need_input else input.new_empty(0))
     grad_target = torch.empty_like(target if need_target else target.new_empty(0))
     grads = (grad_input if need_input else None, grad_target if need_target else None)
-    _native.run(
-        op, (input, target, weight), (loss, *grads), call.hyper, reduction, None, ignore_index
-    )
+    _native.run(op, (input, target, weight), (loss, *grads), call.hyper, reduction, None, ignore_index)
     return loss, grad_input, grad_target
 
 

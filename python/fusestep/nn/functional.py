@@ -7,6 +7,7 @@ function, with its result or its exception; :func:`fusestep.stats` counts how of
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -55,7 +56,8 @@ def mse_loss(
     """
     reduction = _legacy(reduction, size_average, reduce)
     if weight is not None:
-        reference = partial(torch_functional.mse_loss, reduction=reduction, weight=weight)
+        weighted: Callable[..., Tensor] = torch_functional.mse_loss  # its stub does not know `weight` yet
+        reference = partial(weighted, reduction=reduction, weight=weight)
         return run_torch("mse_loss", "weight", reference, input, target)
     call = LossCall("mse_loss", partial(torch_functional.mse_loss, reduction=reduction), reduction)
     if isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape != target.shape:
@@ -65,7 +67,7 @@ def mse_loss(
             "Please ensure they have the same size.",
             stacklevel=2,
         )
-        input, target = torch.broadcast_tensors(input, target)
+        input, target = torch.broadcast_tensors(input, target)  # type: ignore[no-untyped-call]
     return run(call, input, target)
 
 

@@ -34,7 +34,7 @@ class FusedStep(torch.optim.Optimizer):
         pass
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform a single optimization step.
 
         Either all parameters are updated or, if anything is wrong with one of them, none.

@@ -12,7 +12,7 @@ from fusestep.optim._fused import FusedStep
 
 
 class SGD(FusedStep, torch.optim.SGD):
-    """Stochastic gradient descent, with momentum, dampening and Nesterov. Source: :class:`torch.optim.SGD`."""
+    """Gradient descent, with momentum, dampening and Nesterov. Source: :class:`torch.optim.SGD`."""
 
     _rule = Rule("sgd")
 

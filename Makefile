@@ -1,0 +1,62 @@
+# Everything a developer runs. `make demo` and `make test` work on a fresh machine with Python >= 3.10 and a
+# C++17 compiler; they make .venv and install what they need into it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
+TORCH := torch==2.13.0
+
+.PHONY: help demo test lint format stubs clean
+
+help:
+	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
+	@echo "make test     install into $(VENV) and run the tests"
+	@echo "make lint     ruff, mypy and clang-format, without changing anything"
+	@echo "make format   let ruff and clang-format rewrite the sources"
+	@echo "make stubs    regenerate python/fusestep/_native.pyi"
+	@echo "make clean    remove $(VENV) and build/"
+
+# Installed anew whenever a source changes; build/ keeps what did not have to be compiled again.
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python -name '*.so' -prune -o -type f -print | grep -v __pycache__)
+
+$(BIN)/python:
+	@echo "==> making the virtual environment $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python $(SOURCES)
+	@echo "==> installing fusestep and what the examples need"
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install ".[examples]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "==> installing what the tests need"
+	$(BIN)/python tools/dependency_group.py dev | $(BIN)/pip install --quiet -r /dev/stdin
+	@touch $@
+
+demo: $(VENV)/.demo
+	@echo "==> training on handwritten digits, with fusestep and with torch"
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/.dev
+	@echo "==> running the tests"
+	$(BIN)/python -m pytest
+
+CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+stubs: $(VENV)/.dev
+	$(BIN)/python tools/stubs.py
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,73 @@
+"""
+Kernels of fusestep behind a few functions. Not public: use fusestep.nn, .optim, .numpy.
+"""
+
+from __future__ import annotations
+
+import typing
+
+__all__: list[str] = [
+    "Unsupported",
+    "get_num_threads",
+    "isa",
+    "isas",
+    "ops",
+    "run",
+    "set_isa",
+    "set_num_threads",
+    "step",
+    "threading",
+    "use_exchange_api",
+]
+
+class Unsupported(TypeError):
+    pass
+
+def get_num_threads() -> int: ...
+def isa() -> str:
+    """
+    The instruction set in use.
+    """
+
+def isas() -> dict[str, bool]:
+    """
+    Compiled instruction sets, and whether this machine has them.
+    """
+
+def ops() -> dict[str, dict[str, typing.Any]]:
+    """
+    Name, shape, hyper-parameters and states of every op, from the registry.
+    """
+
+def run(
+    op: str,
+    inputs: tuple[typing.Any, ...],
+    outputs: tuple[typing.Any, ...],
+    hyper: tuple[typing.Any, ...] = (),
+    reduction: str = "mean",
+    seed: typing.Any = None,
+    ignore_index: typing.SupportsInt | typing.SupportsIndex = -100,
+) -> None:
+    """
+    One loss call. inputs: (input, target[, weight]).
+    outputs: (loss, grad_input[, grad_target]), written where not None.
+    seed: grad_output, 1 if None.
+    """
+
+def set_isa(name: str) -> None: ...
+def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    0 goes back to the runtime's setting.
+    """
+
+def step(op: str, groups: list[tuple[typing.Any, ...]]) -> None:
+    """
+    One optimizer step. Each group: (hyper, maximize, state_keys, params, grads, states, fresh).
+    """
+
+def threading() -> str:
+    """
+    'openmp', 'pool' or 'serial'.
+    """
+
+def use_exchange_api(use: bool) -> None: ...

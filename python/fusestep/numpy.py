@@ -1,0 +1,425 @@
+"""The kernels of fusestep on NumPy arrays, without PyTorch.
+
+Losses return ``(loss, grad)``; optimizers update arrays in place::
+
+    opt = fusestep.numpy.Adam([w, b], lr=1e-3)
+    loss, grad = fusestep.numpy.cross_entropy(x @ w + b, labels)
+    opt.step([x.T @ grad, grad.sum(0)])
+
+Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides. Half types are
+computed in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fusestep import _native
+from fusestep._rules import Rule
+from fusestep._stats import count_native
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "cross_entropy", "mse_loss"]
+
+_Array = NDArray[Any]
+
+
+# ---- losses ----
+
+
+def _as_array(value: ArrayLike, name: str) -> _Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"`{name}` is a masked array; its mask would be ignored")
+    if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
+        raise TypeError(f"`{name}` must be a NumPy array, got {type(value).__name__}")
+    array = np.asarray(value)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _run(
+    op: str,
+    input: _Array,
+    target: _Array,
+    weight: _Array | None,
+    loss_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    with_grad: bool,
+    reduction: str,
+    hyper: tuple[float, ...] = (),
+    ignore_index: int = -100,
+) -> Any:
+    loss = np.empty(loss_shape if reduction == "none" else (), dtype)
+    grad = np.empty(input.shape, input.dtype) if with_grad else None
+    _native.run(op, (input, target, weight), (loss, grad), hyper, reduction, None, ignore_index)
+    count_native(op)
+    value = loss if reduction == "none" else loss[()]
+    return (value, grad) if with_grad else value
+
+
+@overload
+def mse_loss(
+    input: ArrayLike, target: ArrayLike, reduction: str = ..., with_grad: Literal[True] = ...
+) -> tuple[Any, _Array]: ...
+@overload
+def mse_loss(
+    input: ArrayLike, target: ArrayLike, reduction: str = ..., *, with_grad: Literal[False]
+) -> Any: ...
+def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", with_grad: bool = True) -> Any:
+    """Mean squared error and its gradient with respect to ``input``.
+
+    Args:
+        input: Predictions, shape ``(*)``, floating point.
+        target: Ground truth, of the same shape; nothing is broadcast.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        with_grad: Return the gradient too.
+
+    Returns:
+        ``(loss, grad)``, or ``loss`` alone. ``loss`` is a NumPy scalar of the promoted dtype, or an array
+        of shape ``(*)`` for ``"none"``; ``grad`` has the shape and dtype of ``input``. For ``"none"`` it is
+        the gradient of the sum.
+
+    Raises:
+        TypeError: an argument is not an array of a supported dtype.
+        ValueError: the shapes differ, or ``reduction`` is none of the three.
+
+    Source: :func:`torch.nn.functional.mse_loss`.
+    """
+    x, t = _as_array(input, "input"), _as_array(target, "target")
+    if x.shape != t.shape:
+        raise ValueError(f"`target` must have the shape of `input`, {x.shape}, got {t.shape}")
+    dtype = np.promote_types(x.dtype, t.dtype)
+    return _run("mse_loss", x, t, None, x.shape, dtype, with_grad, reduction)
+
+
+@overload
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    label_smoothing: float = ...,
+    with_grad: Literal[True] = ...,
+) -> tuple[Any, _Array]: ...
+@overload
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    label_smoothing: float = ...,
+    *,
+    with_grad: Literal[False],
+) -> Any: ...
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    with_grad: bool = True,
+) -> Any:
+    """Cross-entropy between logits and labels, and its gradient with respect to the logits.
+
+    Args:
+        input: Logits, shape ``(C)``, ``(N, C)`` or ``(N, C, d1, …)``, floating point.
+        target: Labels in ``[0, C)`` or ``ignore_index``, shape of ``input`` without ``C``, any integer dtype.
+        weight: Weight of each class, shape ``(C)``, dtype of ``input``.
+        ignore_index: Rows with this label have zero loss and gradient, and do not count in the mean.
+        reduction: ``"mean"`` (divides by the weights of the labels), ``"sum"`` or ``"none"``.
+        label_smoothing: Probability mass in ``[0, 1]`` spread over all classes.
+        with_grad: Return the gradient too.
+
+    Returns:
+        ``(loss, grad)``, or ``loss`` alone. ``loss`` is a NumPy scalar of the dtype of ``input``, or an array
+        of the shape of ``target`` for ``"none"``; ``grad`` has the shape and dtype of ``input``. For
+        ``"none"`` it is the gradient of the sum.
+
+    Raises:
+        IndexError: a label is out of range.
+        TypeError: an argument is not an array of a supported dtype.
+        ValueError: batch sizes differ, smoothing is outside [0, 1], or ``reduction`` is none of the three.
+        RuntimeError: other mismatches of shape or dtype.
+
+    Source: :func:`torch.nn.functional.cross_entropy`.
+    """
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"`label_smoothing` must be in [0, 1], got {label_smoothing}")
+    x, t = _as_array(input, "input"), _as_array(target, "target")
+    w = None if weight is None else _as_array(weight, "weight")
+    shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
+    hyper = (float(label_smoothing),)
+    return _run("cross_entropy", x, t, w, shape, x.dtype, with_grad, reduction, hyper, int(ignore_index))
+
+
+# ---- optimizers ----
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """torch's validation and messages. A NaN fails every comparison, so it is refused too."""
+    names = {"lr": "learning rate", "eps": "epsilon value", "momentum": "momentum value"}
+    for key in ("lr", "eps", "momentum", "alpha", "weight_decay"):
+        if key in options and not options[key] >= 0.0:
+            what = names.get(key, f"{key} value")
+            raise ValueError(f"Invalid {what}: {options[key]}")
+    for i, beta in enumerate(options.get("betas", ())):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+    if options.get("nesterov") and (options["momentum"] <= 0 or options["dampening"] != 0):
+        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+
+class Optimizer:
+    """What the optimizers here share: parameter groups, states, and a step over all arrays at once.
+
+    Attributes:
+        param_groups: One dictionary per group, ``{"params": [arrays], "lr": …}``, read anew at each step.
+        state: One dictionary per array, in order, with the keys of torch's optimizer.
+    """
+
+    _rule: ClassVar[Rule]
+
+    def __init__(self, params: Iterable[_Array] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        _check(defaults)
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: list[dict[str, Any]] = []
+        if isinstance(params, np.ndarray):
+            raise TypeError("`params` must be a sequence of arrays or of groups, got a single array")
+        entries: list[Any] = list(params)
+        if not entries:
+            raise ValueError("optimizer got an empty parameter list")
+        if not isinstance(entries[0], Mapping):
+            entries = [{"params": entries}]
+        for group in entries:
+            self.add_param_group(group)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first group; setting it sets all groups."""
+        return float(self.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        _check({"lr": value})
+        for group in self.param_groups:
+            group["lr"] = value
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add arrays with options of their own; what is missing comes from the constructor.
+
+        Raises:
+            TypeError: a parameter is not a floating point array.
+            ValueError: a parameter is read-only, or already there, or an option is out of range.
+        """
+        given = group["params"]
+        params = [given] if isinstance(given, np.ndarray) else list(given)
+        merged = {**self.defaults, **group, "params": params}
+        _check(merged)
+        known = {id(param) for other in self.param_groups for param in other["params"]}
+        for param in params:
+            if not isinstance(param, np.ndarray) or isinstance(param, np.ma.MaskedArray):
+                raise TypeError(f"parameters must be NumPy arrays, got {type(param).__name__}")
+            if not param.flags.writeable:
+                raise ValueError(f"a parameter of shape {param.shape} is read-only")
+            if id(param) in known:
+                raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append(merged)
+        self.state += [{} for _ in params]
+
+    def step(self, grads: Sequence[_Array | None]) -> None:
+        """Update every array in place; either all of them or, if anything is wrong with one, none.
+
+        Args:
+            grads: One gradient per array in the order of the groups, of its shape and any supported
+                dtype. None leaves the array and its states as they are.
+
+        Raises:
+            TypeError: a gradient is not an array of a supported dtype.
+            ValueError: not as many gradients as arrays, or an array has become read-only.
+            RuntimeError: a gradient or state does not have the shape of its array.
+        """
+        count = len(self.state)
+        if len(grads) != count:
+            raise ValueError(f"`grads` must have one entry for each of {count} arrays, got {len(grads)}")
+        calls = []
+        made: list[dict[str, Any]] = []
+        at = 0
+        try:
+            for group in self.param_groups:
+                keys = self._rule.state_keys(group)
+                params: list[_Array] = []
+                given: list[_Array] = []
+                states: list[dict[str, Any]] = []
+                fresh: list[int] = []
+                for param in group["params"]:
+                    grad, state = grads[at], self.state[at]
+                    at += 1
+                    if grad is None:
+                        continue
+                    if any(key not in state for key in keys):
+                        if not state:
+                            made.append(state)
+                        self._make_states(param, state, keys)
+                        fresh.append(len(params))
+                    params.append(param)
+                    given.append(_as_array(grad, "grad"))
+                    states.append(state)
+                calls.append((self._rule.hyper(group), group["maximize"], keys, params, given, states, fresh))
+            _native.step(self._rule.op, calls)
+        except BaseException:
+            for state in made:
+                state.clear()
+            raise
+        count_native(self._rule.op)
+
+    def _make_states(self, param: _Array, state: dict[str, Any], keys: tuple[str, ...]) -> None:
+        if self._rule.counts_steps:
+            state.setdefault("step", np.zeros((), np.float32))
+        for key in keys:
+            state.setdefault(key, np.zeros_like(param))
+
+    def state_dict(self) -> dict[str, Any]:
+        """States and options in the layout of torch's ``state_dict``, with arrays instead of tensors."""
+        groups, at = [], 0
+        for group in self.param_groups:
+            count = len(group["params"])
+            groups.append({**group, "params": list(range(at, at + count))})
+            at += count
+        return {
+            "state": {i: dict(s) for i, s in enumerate(self.state) if s},
+            "param_groups": groups,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over states and options; arrays are copied, so the two optimizers do not share them.
+
+        Raises:
+            ValueError: the groups differ in number or length from this optimizer's.
+        """
+        saved = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if [len(group["params"]) for group in saved] != sizes:
+            raise ValueError("loaded state dict has other parameter groups than this optimizer")
+        for group, new in zip(self.param_groups, saved, strict=True):
+            group.update({key: value for key, value in new.items() if key != "params"})
+        self.state = [
+            {key: np.array(value) for key, value in state_dict["state"].get(i, {}).items()}
+            for i in range(sum(sizes))
+        ]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum, dampening and Nesterov. Source: ``torch.optim.SGD``."""
+
+    _rule = Rule("sgd")
+
+    def __init__(
+        self,
+        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, centered or not, with momentum. Source: ``torch.optim.RMSprop``."""
+
+    _rule = Rule("rmsprop")
+
+    def __init__(
+        self,
+        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+
+class Adam(Optimizer):
+    """Adam, with AMSGrad and decoupled weight decay as options. Source: ``torch.optim.Adam``."""
+
+    _rule = Rule("adam")
+
+    def __init__(
+        self,
+        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay. Source: ``torch.optim.AdamW``."""
+
+    def __init__(
+        self,
+        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )
