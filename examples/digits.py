@@ -19,9 +19,6 @@ from time import perf_counter
 import matplotlib
 
 matplotlib.use("Agg")
-import fusestep
-import fusestep.nn as nn
-import fusestep.optim as optim
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -30,6 +27,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
+
+import fusestep
+import fusestep.nn as nn
+import fusestep.optim as optim
 
 MIN_ACCURACY = 0.96
 # Two correct implementations round differently, and training amplifies that. With the defaults,

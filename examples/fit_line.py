@@ -18,13 +18,14 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import fusestep.nn as nn
-import fusestep.optim as optim
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+import fusestep.nn as nn
+import fusestep.optim as optim
 
 SLOPE, INTERCEPT = 3.0, 1.0
 TOLERANCE = 0.1  # how far a slope may be from the least-squares slope

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-import fusestep.numpy as fnp
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
+
+import fusestep.numpy as fnp
 
 MIN_ACCURACY = 0.93
 

@@ -50,7 +50,9 @@ def evaluate(
     return results  # type: ignore[return-value]
 
 
-def compare(op: str, input: Tensor, target: Tensor, grad_output: Tensor | None = None, **options: Any) -> None:
+def compare(
+    op: str, input: Tensor, target: Tensor, grad_output: Tensor | None = None, **options: Any
+) -> None:
     """Ours and torch's against torch in float64 on the same rounded inputs."""
     wide = target.double() if target.is_floating_point() else target
     theirs = getattr(torch_functional, op)
@@ -212,7 +214,9 @@ def test_float16_sum_beyond_65504(op: str) -> None:
     input, target = loss_inputs(op, (4000, 40), torch.float16)
     input = input * 20
     loss = getattr(F, op)(input, target)
-    oracle = getattr(torch_functional, op)(input.double(), target.double() if target.is_floating_point() else target)
+    oracle = getattr(torch_functional, op)(
+        input.double(), target.double() if target.is_floating_point() else target
+    )
     assert torch.isfinite(loss)
     assert loss == oracle.half()
 

@@ -3,6 +3,8 @@
 #include <dlpack/dlpack.h>
 #include <pybind11/numpy.h>
 
+#include <stdexcept>
+
 #include "bindings/exchange.h"
 
 namespace py = pybind11;
@@ -14,6 +16,16 @@ bool exchange_api_wanted = true;
 
 [[noreturn]] void unsupported(const char* name, const std::string& what) {
   throw Unsupported{"`" + std::string(name) + "` " + what};
+}
+
+// No data although there are elements. In a subclass (FakeTensor, DTensor) the memory is somewhere else or
+// not meant to be; in a plain tensor it has been freed, and torch itself would crash on it.
+[[noreturn]] void no_memory(py::handle object, const char* name) {
+  const std::string type = py::cast<std::string>(py::type::of(object).attr("__name__"));
+  if (type == "Tensor" || type == "Parameter") {
+    throw std::runtime_error("`" + std::string(name) + "` has elements, but its storage has been freed");
+  }
+  unsupported(name, "has no memory of its own");
 }
 
 bool is_row_major(const Array& array) {
@@ -71,7 +83,11 @@ void read_dlpack(const DLPackExchangeAPI& api, py::handle object, const char* na
     array.count *= tensor.shape[d];
   }
   array.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  if (tensor.data == nullptr && array.count > 0) unsupported(name, "has no memory of its own");
+  if (tensor.data == nullptr && array.count > 0) no_memory(object, name);
+  if (array.device == Device::cuda &&
+      reinterpret_cast<uintptr_t>(array.data) % uintptr_t(size_of(array.dtype)) != 0) {
+    unsupported(name, "is not aligned to its element size, as a GPU needs it");
+  }
   // The negative bit of torch is lost on the way. Only views of complex numbers carry it, and those
   // have an inner stride of two unless there is a single element.
   if ((array.count == 1 && array.dims > 0) || !is_row_major(array)) {
@@ -151,7 +167,7 @@ void read_torch(py::handle from, const char* name, Array& array) {
   } catch (py::error_already_set& error) {
     unsupported(name, error.what());
   }
-  if (array.data == nullptr && array.count > 0) unsupported(name, "has no memory of its own");
+  if (array.data == nullptr && array.count > 0) no_memory(from, name);
 }
 
 const char* name_of(DType dtype) {

@@ -55,8 +55,7 @@ Launch::Launch(py::handle object, const Array& array, Shape shape, int64_t count
       release_gil_(work >= kWorthReleasing) {
   if (!on_cuda_) return;
   const DLPackExchangeAPI* api = exchange_api_of(object);
-  if (api == nullptr || api->current_work_stream == nullptr ||
-      api->managed_tensor_allocator == nullptr) {
+  if (api == nullptr || api->current_work_stream == nullptr || api->managed_tensor_allocator == nullptr) {
     throw Unsupported{"CUDA tensors need torch 2.10 or newer"};
   }
   if (api->current_work_stream(kDLCUDA, array.device_index, &stream_) != 0) {

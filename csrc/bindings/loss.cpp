@@ -74,8 +74,8 @@ void need_outputs(const Call& call, int64_t loss_count) {
   if (call.has_seed) {
     need_floating(call.seed, "grad_output");
     if (call.seed.count != loss_count) {
-      throw std::runtime_error("`grad_output` must have " + std::to_string(loss_count) +
-                               " elements, got " + describe(call.seed));
+      throw std::runtime_error("`grad_output` must have " + std::to_string(loss_count) + " elements, got " +
+                               describe(call.seed));
     }
   }
 }
@@ -109,8 +109,8 @@ void need_labels(const char* op, const Array& x, const Array& t, int class_dim) 
   }
   if (x.dims == 1) {
     if (t.dims == 0 || (t.dims == 1 && t.sizes[0] == 1)) return;
-    throw std::runtime_error(std::string(op) + ": `target` must be a single label for `input` of shape " +
-                             describe_shape(x, 0, 1) + ", got " + describe(t));
+    throw py::value_error(std::string(op) + ": `target` must be a single label for `input` of shape " +
+                          describe_shape(x, 0, 1) + ", got " + describe(t));
   }
   if (t.dims > 0 && t.sizes[0] != x.sizes[0]) {
     throw py::value_error(std::string(op) + ": `target` must have the batch size of `input`, " +
@@ -121,15 +121,16 @@ void need_labels(const char* op, const Array& x, const Array& t, int class_dim) 
     if (d != class_dim) fits = t.sizes[from++] == x.sizes[d];
   }
   if (!fits) {
-    throw std::runtime_error(std::string(op) + ": `target` must have the shape of `input` without its class " +
-                             "dimension " + std::to_string(class_dim) + ", got " + describe(t) + " for " +
-                             describe(x));
+    throw std::runtime_error(std::string(op) +
+                             ": `target` must have the shape of `input` without its class " + "dimension " +
+                             std::to_string(class_dim) + ", got " + describe(t) + " for " + describe(x));
   }
 }
 
 void run_rowwise(const char* op, int index, const Call& call, RowwiseArgs& args, py::handle input) {
   const Array &x = call.inputs[0], &t = call.inputs[1], &w = call.inputs[2];
-  if (x.dims == 0) throw std::runtime_error(std::string(op) + ": `input` must have a class dimension, got " + describe(x));
+  if (x.dims == 0)
+    throw std::runtime_error(std::string(op) + ": `input` must have a class dimension, got " + describe(x));
   const int class_dim = x.dims == 1 ? 0 : 1;
   need_labels(op, x, t, class_dim);
   const int64_t classes = x.sizes[class_dim], rows = t.count;
@@ -160,9 +161,8 @@ void run_rowwise(const char* op, int index, const Call& call, RowwiseArgs& args,
   launch.check(op);
   if (bad.found) {
     throw py::index_error(std::string(op) + ": Target " + std::to_string(bad.label) +
-                          " is out of bounds: `target` must hold labels in [0, " +
-                          std::to_string(classes) + ") or ignore_index " +
-                          std::to_string(args.ignore_index));
+                          " is out of bounds: `target` must hold labels in [0, " + std::to_string(classes) +
+                          ") or ignore_index " + std::to_string(args.ignore_index));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -24,9 +25,9 @@ struct Group {
 
 // A step counter, to be advanced once everything has been checked.
 struct Counter {
-  py::object state;   // the dictionary
-  View view;          // a 0-d array, or
-  bool plain = false; // a Python number, as old checkpoints have it
+  py::object state;    // the dictionary
+  View view;           // a 0-d array, or
+  bool plain = false;  // a Python number, as old checkpoints have it
   double value = 0;
 };
 
@@ -92,12 +93,13 @@ void advance(const Counter& counter) {
 void need_tensor(const OpInfo& info, const Array& array, const char* name, const Array& param) {
   if (!is_floating(array.dtype)) throw Unsupported{"`" + std::string(name) + "` is not floating point"};
   if (array.device != param.device || array.device_index != param.device_index) {
-    throw std::runtime_error(std::string(info.name) + ": `" + name + "` and its parameter are on different devices");
+    throw std::runtime_error(std::string(info.name) + ": `" + name +
+                             "` and its parameter are on different devices");
   }
   if (!same_shape(array, param)) {
     throw std::runtime_error(std::string(info.name) + ": `" + name +
-                             "` must have the shape of its parameter, got " + describe(array) +
-                             " for " + describe(param));
+                             "` must have the shape of its parameter, got " + describe(array) + " for " +
+                             describe(param));
   }
 }
 
@@ -137,11 +139,20 @@ void read_item(const OpInfo& info, const Group& group, const py::object& param, 
     PyObject* found = PyObject_GetItem(state.ptr(), group.keys[i].ptr());
     if (found == nullptr) throw py::error_already_set();
     const py::object tensor = py::reinterpret_steal<py::object>(found);
-    read_array(tensor, name, s);
-    need_tensor(info, s, name, p);
-    need_writeable(s, name);
-    if (overlap(p, s) || overlap(g, s)) throw Unsupported{"state `" + std::string(name) + "` overlaps another tensor"};
-    item.state[group.state_at[i]] = view_of(s);
+    // The parameter is one of ours, so a state that is not fit for it is a mistake: torch would notice it
+    // only after updating the parameters before this one.
+    try {
+      read_array(tensor, name, s);
+      need_tensor(info, s, name, p);
+      need_writeable(s, name);
+      item.state[group.state_at[i]] = view_of(s);
+    } catch (const Unsupported& unsupported) {
+      throw std::runtime_error(std::string(info.name) + ": state " + unsupported.reason);
+    }
+    if (overlap(p, s) || overlap(g, s)) {
+      throw std::runtime_error(std::string(info.name) + ": state `" + name +
+                               "` shares memory with its parameter or gradient");
+    }
   }
   item.hyper = group.hyper;
   item.grad_scale = group.maximize ? -1 : 1;
@@ -184,8 +195,8 @@ void run_step(const OpInfo& info, int op, const py::list& groups) {
     const bool any_fresh = py::len(fresh) > 0;
     if (grads.size() != params.size() || states.size() != params.size()) {
       throw py::value_error("as many gradients and states as parameters are needed: got " +
-                            std::to_string(params.size()) + " parameters, " +
-                            std::to_string(grads.size()) + " gradients");
+                            std::to_string(params.size()) + " parameters, " + std::to_string(grads.size()) +
+                            " gradients");
     }
     for (size_t i = 0; i < params.size(); ++i) {
       const bool is_fresh = any_fresh && fresh.contains(py::int_(i));

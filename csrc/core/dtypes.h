@@ -97,11 +97,10 @@ FUSESTEP_HD void narrow(float x, Float16& to) {
   const uint32_t bits = bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   // 0.5f has the spacing of half denormals, so the addition itself rounds to them.
-  const uint32_t denormal =
-      bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
-  const uint32_t small = magnitude < 0x38800000u ? denormal : normal;          // below 2^-14
-  const uint32_t finite = magnitude >= 0x477ff000u ? 0x7c00u : small;          // from 65520 on: inf
-  const uint32_t value = magnitude > 0x7f800000u ? 0x7e00u : finite;           // NaN
+  const uint32_t denormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
+  const uint32_t small = magnitude < 0x38800000u ? denormal : normal;  // below 2^-14
+  const uint32_t finite = magnitude >= 0x477ff000u ? 0x7c00u : small;  // from 65520 on: inf
+  const uint32_t value = magnitude > 0x7f800000u ? 0x7e00u : finite;   // NaN
   to.bits = uint16_t(((bits >> 16) & 0x8000u) | value);
 }
 // Through float the value would round twice. Rounding to odd first keeps every bit that matters.

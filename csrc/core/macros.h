@@ -14,8 +14,8 @@
 #define FUSESTEP_TARGET generic
 #endif
 
-#define FUSESTEP_TARGET_BEGIN     \
-  namespace fusestep {            \
+#define FUSESTEP_TARGET_BEGIN \
+  namespace fusestep {        \
   inline namespace FUSESTEP_TARGET {
 #define FUSESTEP_TARGET_END \
   }                         \

@@ -50,6 +50,9 @@ FUSESTEP_HD int32_t to_bits(float x) { return bit_cast<int32_t>(x); }
 FUSESTEP_HD int64_t to_bits(double x) { return bit_cast<int64_t>(x); }
 FUSESTEP_HD float from_bits(int32_t x) { return bit_cast<float>(x); }
 FUSESTEP_HD double from_bits(int64_t x) { return bit_cast<double>(x); }
+// Defined for negative numbers too, unlike the operator.
+FUSESTEP_HD int32_t shift_left(int32_t x, int bits) { return int32_t(uint32_t(x) << bits); }
+FUSESTEP_HD int64_t shift_left(int64_t x, int bits) { return int64_t(uint64_t(x) << bits); }
 FUSESTEP_HD float to_floating(int32_t x) { return float(x); }
 FUSESTEP_HD double to_floating(int64_t x) { return double(x); }
 
@@ -156,13 +159,13 @@ FUSESTEP_HD V exp(V x) {
   x = select(x > V(F::exp_highest), V(F::exp_highest), x);
   const V shifted = mul_add(x, V(T(1.4426950408889634)), V(F::magic));
   const V n = shifted - V(F::magic);
-  V r = mul_add(n, V(-F::ln2_high), x);
-  r = mul_add(n, V(-F::ln2_low), r);
-  const V p = mul_add(detail::exp_tail(r, T(0)) * r, r, r) + V(T(1));
+  const V high = mul_add(n, V(-F::ln2_high), x), low = n * V(F::ln2_low), r = high - low;
+  // r rounds; added up from its exact upper part, exp(r) - 1 feels that in its small terms only.
+  const V p = high + mul_add(detail::exp_tail(r, T(0)) * r, r, -low) + V(T(1));
   const I power = to_bits(shifted) - I(to_bits(F::magic));
   const I half = power >> 1;
-  const V first = from_bits((half + I(F::bias)) << F::mantissa);
-  const V second = from_bits((power - half + I(F::bias)) << F::mantissa);
+  const V first = from_bits(shift_left(half + I(F::bias), F::mantissa));
+  const V second = from_bits(shift_left(power - half + I(F::bias), F::mantissa));
   return select(x != x, x, p * first * second);
 }
 
@@ -179,7 +182,7 @@ FUSESTEP_HD V log(V x) {
   const V y = select(denormal, x * V(lift), x);
   const I root = I(to_bits(T(0.70710678118654752)));
   const I exponent = (to_bits(y) - root) >> F::mantissa;
-  const V f = from_bits(to_bits(y) - (exponent << F::mantissa)) - V(T(1));
+  const V f = from_bits(to_bits(y) - shift_left(exponent, F::mantissa)) - V(T(1));
   const V k = to_floating(exponent) - select(denormal, V(sizeof(T) == 4 ? T(25) : T(54)), V(T(0)));
   const V s = f / (V(T(2)) + f);
   const V z = s * s;
@@ -187,8 +190,7 @@ FUSESTEP_HD V log(V x) {
   const V tail = mul_add(s, mul_add(detail::log_tail(z, T(0)), z, half_square), k * V(F::ln2_low));
   const V finite = mul_add(k, V(F::ln2_high), f - (half_square - tail));
   const V positive = select(x == infinity<V>(), x, finite);
-  return select(x > V(T(0)), positive,
-                select(x == V(T(0)), -infinity<V>(), from_bits(I(to_bits(T(NAN))))));
+  return select(x > V(T(0)), positive, select(x == V(T(0)), -infinity<V>(), from_bits(I(to_bits(T(NAN))))));
 }
 
 // log(1 + x) for x > -1: the logarithm of the rounded sum plus what the rounding lost (Hewlett-Packard

@@ -52,10 +52,11 @@ template <class S>
 FUSESTEP_HD S load(const void* from) {
 #if defined(__CUDA_ARCH__)
   return *static_cast<const S*>(from);
-#endif
+#else
   S value;
   memcpy(&value, from, sizeof(S));
   return value;
+#endif
 }
 
 FUSESTEP_HD int64_t load_integer(const View& view, int64_t index) {

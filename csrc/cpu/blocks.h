@@ -18,8 +18,7 @@ template <class Body>
 void parallel_for(int64_t count, int64_t work, Body& body) {
   parallel_ranges(
       count, work,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
-      &body);
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); }, &body);
 }
 
 template <class T>

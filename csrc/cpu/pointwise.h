@@ -26,8 +26,7 @@ double pointwise_block(const F& formula, const PointwiseArgs& args, T scale, int
   const bool with_input = present(args.grad_input), with_target = present(args.grad_target);
   const T* x = read_block(args.input, start, count, buffers.input);
   const T* t = read_block(args.target, start, count, buffers.target);
-  const T* seed = each && present(args.seed) ? read_block(args.seed, start, count, buffers.seed)
-                                             : nullptr;
+  const T* seed = each && present(args.seed) ? read_block(args.seed, start, count, buffers.seed) : nullptr;
   T* loss = place_block(args.loss, start, buffers.loss);
   T* dx = place_block(args.grad_input, start, buffers.grad_input);
   T* dt = place_block(args.grad_target, start, buffers.grad_target);

@@ -33,8 +33,8 @@ T row_max(const T* x, int64_t classes) {
 
 // Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
 template <class T, class F>
-void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T top,
-              T* kept, T (&total)[F::sums]) {
+void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T top, T* kept,
+              T (&total)[F::sums]) {
   using V = Pack<T>;
   constexpr int L = V::lanes, K = F::sums, unroll = 2;
   V sum[unroll][K];
@@ -83,8 +83,8 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
 }
 
 template <class T, class F>
-void row_grad(const F& formula, const Row<T>& row, T* kept, const T* weight, int64_t classes,
-              int64_t label, T scale) {
+void row_grad(const F& formula, const Row<T>& row, T* kept, const T* weight, int64_t classes, int64_t label,
+              T scale) {
   using V = Pack<T>;
   constexpr int L = V::lanes;
   int64_t c = 0;
@@ -218,8 +218,8 @@ BadLabel rowwise_run(const RowwiseArgs& args) {
         const int64_t row = first + r, label = load_integer(args.target, row);
         T* kept = nullptr;
         if (with_grad) {
-          kept = write_in_place ? row_in_place<T>(args.grad_input, row, classes)
-                                : buffer + cells + r * classes;
+          kept =
+              write_in_place ? row_in_place<T>(args.grad_input, row, classes) : buffer + cells + r * classes;
         }
         // The second bound is for a label that another thread changes after check_labels.
         if (label == args.ignore_index || uint64_t(label) >= uint64_t(classes)) {
@@ -235,9 +235,8 @@ BadLabel rowwise_run(const RowwiseArgs& args) {
         sum += double(result.loss);
         if (with_loss && each) store_floating(args.loss, offset_of(args.loss, row), result.loss);
         if (with_grad) {
-          const double own = each && present(args.seed)
-                                 ? load_floating<double>(args.seed, offset_of(args.seed, row))
-                                 : seed;
+          const double own =
+              each && present(args.seed) ? load_floating<double>(args.seed, offset_of(args.seed, row)) : seed;
           row_grad(formula, result, kept, weight, classes, label, T(norm * own));
         }
       }

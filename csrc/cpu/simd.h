@@ -52,7 +52,6 @@ struct IntegerPack {
   FUSESTEP_HD explicit IntegerPack(lane value) : v(native{} + value) {}
   FUSESTEP_HD IntegerPack operator+(IntegerPack o) const { return v + o.v; }
   FUSESTEP_HD IntegerPack operator-(IntegerPack o) const { return v - o.v; }
-  FUSESTEP_HD IntegerPack operator<<(int bits) const { return v << bits; }
   FUSESTEP_HD IntegerPack operator>>(int bits) const { return v >> bits; }
   FUSESTEP_HD Mask<T> operator<(IntegerPack o) const { return {v < o.v}; }
   FUSESTEP_HD Mask<T> operator!=(IntegerPack o) const { return {v != o.v}; }
@@ -94,6 +93,10 @@ FUSESTEP_HD IntegerPack<T> to_bits(Pack<T> x) {
 template <class T>
 FUSESTEP_HD Pack<T> from_bits(IntegerPack<T> x) {
   return bit_cast<typename Pack<T>::native>(x.v);
+}
+template <class T>
+FUSESTEP_HD IntegerPack<T> shift_left(IntegerPack<T> x, int bits) {
+  return x.v << bits;
 }
 template <class T>
 FUSESTEP_HD Pack<T> to_floating(IntegerPack<T> x) {
@@ -138,14 +141,12 @@ FUSESTEP_HD Pack<double> sqrt(Pack<double> x) {
   return bit_cast<Pack<double>::native>(vsqrtq_f64(bit_cast<float64x2_t>(x.v)));
 }
 FUSESTEP_HD Pack<float> mul_add(Pack<float> a, Pack<float> b, Pack<float> c) {
-  return bit_cast<Pack<float>::native>(vfmaq_f32(bit_cast<float32x4_t>(c.v),
-                                                 bit_cast<float32x4_t>(a.v),
-                                                 bit_cast<float32x4_t>(b.v)));
+  return bit_cast<Pack<float>::native>(
+      vfmaq_f32(bit_cast<float32x4_t>(c.v), bit_cast<float32x4_t>(a.v), bit_cast<float32x4_t>(b.v)));
 }
 FUSESTEP_HD Pack<double> mul_add(Pack<double> a, Pack<double> b, Pack<double> c) {
-  return bit_cast<Pack<double>::native>(vfmaq_f64(bit_cast<float64x2_t>(c.v),
-                                                  bit_cast<float64x2_t>(a.v),
-                                                  bit_cast<float64x2_t>(b.v)));
+  return bit_cast<Pack<double>::native>(
+      vfmaq_f64(bit_cast<float64x2_t>(c.v), bit_cast<float64x2_t>(a.v), bit_cast<float64x2_t>(b.v)));
 }
 #else
 template <class T>

@@ -115,8 +115,7 @@ bool find_openmp() {
   runtime.gomp_parallel = reinterpret_cast<decltype(runtime.gomp_parallel)>(dlsym(library, "GOMP_parallel"));
   runtime.max_threads = reinterpret_cast<int (*)()>(dlsym(library, "omp_get_max_threads"));
   runtime.in_parallel = reinterpret_cast<int (*)()>(dlsym(library, "omp_in_parallel"));
-  return runtime.gomp_parallel != nullptr && runtime.max_threads != nullptr &&
-         runtime.in_parallel != nullptr;
+  return runtime.gomp_parallel != nullptr && runtime.max_threads != nullptr && runtime.in_parallel != nullptr;
 }
 
 // FUSESTEP_THREADING=openmp|pool|serial forces the choice.
@@ -158,8 +157,7 @@ const char* threading_runtime() {
   return runtime.kind == Runtime::openmp ? "openmp" : runtime.kind == Runtime::pool ? "pool" : "serial";
 }
 
-void parallel_ranges(int64_t count, int64_t work, void (*body)(void*, int64_t, int64_t),
-                     void* context) {
+void parallel_ranges(int64_t count, int64_t work, void (*body)(void*, int64_t, int64_t), void* context) {
   if (count <= 0) return;
   if (count == 1 || work < kGrain || forked || Pool::inside) return body(context, 0, count);
   Task task{body, context, count, {}, int(std::min<int64_t>(get_num_threads(), count))};

@@ -86,7 +86,8 @@ struct Update {
     constexpr int64_t bytes = sizeof(UpdateBuffers<double>);
     void* buffers = thread_scratch(1, bytes);
     if (wide) {
-      update_present<double, F<double>>(mask, item, begin, end, *static_cast<UpdateBuffers<double>*>(buffers));
+      update_present<double, F<double>>(mask, item, begin, end,
+                                        *static_cast<UpdateBuffers<double>*>(buffers));
     } else {
       update_present<float, F<float>>(mask, item, begin, end, *static_cast<UpdateBuffers<float>*>(buffers));
     }

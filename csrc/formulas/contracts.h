@@ -102,8 +102,9 @@ struct HasSums<F, std::void_t<decltype(F<float>::sums)>> : std::true_type {};
 template <template <class> class F, class = void>
 struct HasStates : std::false_type {};
 template <template <class> class F>
-struct HasStates<F, std::void_t<decltype(F<float>::states.size + F<float>::asked_by.size +
-                                         F<float>::counts_steps)>> : std::true_type {};
+struct HasStates<
+    F, std::void_t<decltype(F<float>::states.size + F<float>::asked_by.size + F<float>::counts_steps)>>
+    : std::true_type {};
 
 }  // namespace detail
 

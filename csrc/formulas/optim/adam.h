@@ -22,9 +22,14 @@ struct Adam {
   static constexpr bool counts_steps = true;
 
   Adam(Hyper h, double step)
-      : step_size(T(h[0] / (1 - pow(h[1], step)))), rest1(T(1 - h[1])), beta2(T(h[2])),
-        rest2(T(1 - h[2])), root2(T(sqrt(1 - pow(h[2], step)))), eps(T(h[3])),
-        l2(T(h[5] != 0 ? 0 : h[4])), keep(T(h[5] != 0 ? 1 - h[0] * h[4] : 1)) {}
+      : step_size(T(h[0] / (1 - pow(h[1], step)))),
+        rest1(T(1 - h[1])),
+        beta2(T(h[2])),
+        rest2(T(1 - h[2])),
+        root2(T(sqrt(1 - pow(h[2], step)))),
+        eps(T(h[3])),
+        l2(T(h[5] != 0 ? 0 : h[4])),
+        keep(T(h[5] != 0 ? 1 - h[0] * h[4] : 1)) {}
 
   template <unsigned Present, class V>
   FUSESTEP_HD void operator()(V& param, V grad, V (&state)[3]) const {

@@ -20,7 +20,11 @@ struct RMSprop {
   static constexpr bool counts_steps = true;
 
   RMSprop(Hyper h, double)
-      : lr(T(h[0])), alpha(T(h[1])), rest(T(1 - h[1])), eps(T(h[2])), weight_decay(T(h[3])),
+      : lr(T(h[0])),
+        alpha(T(h[1])),
+        rest(T(1 - h[1])),
+        eps(T(h[2])),
+        weight_decay(T(h[3])),
         momentum(T(h[4])) {}
 
   template <unsigned Present, class V>

@@ -18,8 +18,12 @@ struct SGD {
   static constexpr bool counts_steps = false;
 
   SGD(Hyper h, double step)
-      : lr(T(h[0])), momentum(T(h[1])), fresh(step == 1 ? T(1) : T(1 - h[2])), first(step == 1),
-        weight_decay(T(h[3])), nesterov(h[4] != 0) {}
+      : lr(T(h[0])),
+        momentum(T(h[1])),
+        fresh(step == 1 ? T(1) : T(1 - h[2])),
+        first(step == 1),
+        weight_decay(T(h[3])),
+        nesterov(h[4] != 0) {}
 
   template <unsigned Present, class V>
   FUSESTEP_HD void operator()(V& param, V grad, V (&state)[1]) const {

@@ -69,11 +69,9 @@ def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands:
     return reference(*operands)
 
 
-def _why_torch(*operands: Tensor | None) -> str | None:
+def why_torch(*operands: Tensor) -> str | None:
     """Why the kernels must not see these operands, or None."""
     for operand in operands:
-        if operand is None:
-            continue
         if type(operand) not in _PLAIN:
             return "tensor subclass" if isinstance(operand, Tensor) else "not a tensor"
     if torch.compiler.is_compiling():
@@ -90,15 +88,10 @@ def _why_torch(*operands: Tensor | None) -> str | None:
 
 
 def run(call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The loss by our kernel if it can take the call, else by torch's function."""
+    """The loss by our kernel, or by torch's function if it turns out that the kernel cannot take it."""
     operands = (input, target) if weight is None else (input, target, weight)
-    why = _why_torch(*operands)
-    if why is None and input.dtype not in _FLOATING:
-        why = "dtype"
-    if why is None and call.class_dim is None and target.dtype not in _FLOATING:
-        why = "dtype"
-    if why is not None:
-        return run_torch(call.op, why, call.reference, *operands)
+    if input.dtype not in _FLOATING or (call.class_dim is None and target.dtype not in _FLOATING):
+        return run_torch(call.op, "dtype", call.reference, *operands)
     needs = torch.is_grad_enabled()
     need_input = needs and input.requires_grad
     need_target = needs and target.requires_grad

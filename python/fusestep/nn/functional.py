@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from fusestep._torch_names import mirror
-from fusestep.nn._call import LossCall, run, run_torch
+from fusestep.nn._call import LossCall, run, run_torch, why_torch
 
 __all__ = ["cross_entropy", "mse_loss"]
 
@@ -59,8 +59,12 @@ def mse_loss(
         weighted: Callable[..., Tensor] = torch_functional.mse_loss  # its stub does not know `weight` yet
         reference = partial(weighted, reduction=reduction, weight=weight)
         return run_torch("mse_loss", "weight", reference, input, target)
-    call = LossCall("mse_loss", partial(torch_functional.mse_loss, reduction=reduction), reduction)
-    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.shape != target.shape:
+    reference = partial(torch_functional.mse_loss, reduction=reduction)
+    why = why_torch(input, target)
+    if why is not None:
+        return run_torch("mse_loss", why, reference, input, target)
+    call = LossCall("mse_loss", reference, reduction)
+    if input.shape != target.shape:
         warnings.warn(
             f"Using a target size ({target.size()}) that is different to the input size "
             f"({input.size()}). This will likely lead to incorrect results due to broadcasting. "
@@ -112,7 +116,8 @@ def cross_entropy(
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
-    why = _not_for_kernel(input, target, weight, label_smoothing)
+    operands = (input, target) if weight is None else (input, target, weight)
+    why = why_torch(*operands) or _not_for_kernel(input, target, weight, label_smoothing)
     if why is not None:
         return run_torch("cross_entropy", why, reference, input, target, weight)
     call = LossCall("cross_entropy", reference, reduction, (float(label_smoothing),), ignore_index, 1)
@@ -123,8 +128,6 @@ def _not_for_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float
 ) -> str | None:
     """Calls of cross_entropy that torch answers, some of them with an exception."""
-    if not isinstance(input, Tensor) or not isinstance(target, Tensor):
-        return "not a tensor"
     if target.is_floating_point() or input.shape == target.shape:
         return "probability targets"
     if target.dtype is not torch.int64 and target.dtype is not torch.uint8:

@@ -86,7 +86,8 @@ class FusedStep(torch.optim.Optimizer):
                         keys,
                         params,
                         [param.grad for param in params],
-                        [self.state[param] for param in params],
+                        # without states torch leaves no entry at all, so none must be made here
+                        [self.state[param] for param in params] if keys else [{}] * len(params),
                         fresh,
                     )
                 )

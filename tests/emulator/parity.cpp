@@ -1,0 +1,30 @@
+// Holds the CUDA engine, emulated, against the CPU engine, for every op of the registry. Each case runs
+// twice on the emulator, in order and in a random order of blocks and threads: the bits must not change.
+// Usage: parity [seed of the random order] [op]
+#include "cases.h"
+
+int main(int argc, char** argv) {
+  using namespace parity;
+  const unsigned seed = argc > 1 ? unsigned(atoi(argv[1])) : 1u;
+  bool failed = false;
+  for (int i = 0; i < kOpCount; ++i) {
+    if (argc > 2 && strcmp(argv[2], kOps[i].name) != 0) continue;
+    const Op op{kOps[i], baseline::table.kernels[i], fusestep_engine()->kernels[i], seed};
+    Report report;
+    switch (op.info.shape) {
+      case Shape::pointwise:
+        check_pointwise(op, report);
+        break;
+      case Shape::rowwise:
+        check_rowwise(op, report);
+        break;
+      case Shape::update:
+        check_update(op, report);
+        break;
+    }
+    printf("%-32s %6d cases, largest error %.3g ulp\n", op.info.name, report.cases, report.worst);
+    if (!report.failure.empty()) printf("  FAILED: %s\n", report.failure.c_str());
+    failed = failed || !report.failure.empty();
+  }
+  return failed ? 1 : 0;
+}

@@ -1,0 +1,71 @@
+"""The CUDA engine, compiled for the emulator with sanitizers, against the CPU engine: no GPU needed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from toolchain import CSRC, ROOT, write_all_formulas
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++")
+EMULATOR = ROOT / "tests" / "emulator"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+FLAGS = ["-std=c++17", "-O1", "-g", *SANITIZERS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+CPU_FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-DFUSESTEP_TARGET=baseline"]
+CUDA_FLAGS = ["-ffp-contract=off", "-DFUSESTEP_TARGET=emulated", "-DFUSESTEP_EMULATOR", "-x", "c++"]
+
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or platform.system() != "Linux", reason="needs GCC on Linux (fibers by ucontext)"
+)
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def parity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("emulator")
+    include = [f"-I{CSRC}", f"-I{EMULATOR}", f"-I{write_all_formulas(build / 'generated')}"]
+    sources = [
+        (CSRC / "cuda" / "kernels.cu", CUDA_FLAGS),  # the longest to compile first
+        (CSRC / "cpu" / "kernels.cpp", CPU_FLAGS),
+        (CSRC / "cpu" / "threads.cpp", []),
+        (CSRC / "formulas" / "catalog.cpp", []),
+        *((path, []) for path in sorted(EMULATOR.glob("*.cpp"))),
+    ]
+
+    def compile_one(number: int) -> Path:
+        source, flags = sources[number]
+        target = build / f"{number}.o"
+        done = run(COMPILER, *FLAGS, *include, *flags, "-c", source, "-o", target)
+        assert done.returncode == 0, done.stdout
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, range(len(sources))))
+    program = build / "parity"
+    done = run(COMPILER, *SANITIZERS, *objects, "-o", program, "-ldl", "-pthread")
+    assert done.returncode == 0, done.stdout
+    return program
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_every_op_agrees_with_the_cpu_engine(parity: Path, seed: str) -> None:
+    """In natural order and in two random orders of blocks and threads; see emulator/parity.cpp."""
+    done = run(parity, seed, FUSESTEP_THREADING="serial")
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,389 @@
+"""Bad input: the exception torch raises, naming the argument, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as torch_functional
+from torch import Tensor
+from torch.nn import Parameter
+
+import fusestep.nn.functional as F
+import fusestep.numpy as fnp
+import fusestep.optim as optim
+from cases import LOSSES, ROWWISE, optimizer_names
+from fusestep import _native
+
+BIG = 2**31
+X = torch.randn(3, 4)
+Y = torch.tensor([0, 1, 3])
+
+
+def raises_as_torch(name: str, *args: Any, match: str | None = None, **kwargs: Any) -> None:
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - the type is what is compared
+        getattr(torch_functional, name)(*args, **kwargs)
+    with pytest.raises(theirs.type, match=match):
+        getattr(F, name)(*args, **kwargs)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+@pytest.mark.parametrize("reduction", ["nonsense", "", "MEAN"])
+def test_reduction(op: str, reduction: str) -> None:
+    target = X if op not in ROWWISE else Y
+    raises_as_torch(op, X, target, reduction=reduction, match=reduction or None)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+@pytest.mark.parametrize("bad", [np.ones((3, 4), np.float32), [[1.0]], None, "text", 3.0], ids=type)
+def test_not_a_tensor(op: str, bad: Any) -> None:
+    target = X if op not in ROWWISE else Y
+    for args in ((bad, target), (X, bad)):
+        raises_as_torch(op, *args)
+
+
+@pytest.mark.parametrize("op", ROWWISE)
+@pytest.mark.parametrize("label", [4, -1, BIG, -BIG, 2**62, -(2**63), 10**6])
+def test_label_out_of_range(op: str, label: int) -> None:
+    for shape, target in (((3, 4), torch.tensor([0, label, 1])), ((2, 4, 2, 3), torch.zeros(2, 2, 3).long())):
+        target.view(-1)[-1] = label
+        for reduction in ("mean", "sum", "none"):
+            x = torch.randn(shape, requires_grad=True)
+            match = f"Target {label} is out of bounds"
+            raises_as_torch(op, x, target, reduction=reduction, match=match)
+            raises_as_torch(op, x.detach(), target, reduction=reduction, match=match)
+
+
+@pytest.mark.parametrize("op", ROWWISE)
+def test_label_changed_behind_autograd(op: str) -> None:
+    """Through NumPy nobody raises the version counter: an exception or a finite result, never a bad read.
+
+    torch 2.13 crashes here for four dimensions and reduction none.
+    """
+    for reduction in ("mean", "none"):
+        x = torch.randn(2, 4, 3, 3, requires_grad=True)
+        target = torch.zeros(2, 3, 3).long()
+        loss = getattr(F, op)(x, target, reduction=reduction)
+        target.numpy()[:] = 10**9
+        try:
+            loss.sum().backward()
+        except IndexError as error:
+            assert "out of bounds" in str(error)
+        else:
+            assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("op", ROWWISE)
+def test_shapes_and_dtypes_of_labels(op: str) -> None:
+    raises_as_torch(op, X, torch.tensor([0, 1]), match=r"batch size|batch_size")
+    raises_as_torch(op, X, torch.zeros(3, 1).long())
+    raises_as_torch(op, torch.randn(2, 4, 3), torch.zeros(2, 4).long())
+    raises_as_torch(op, torch.randn(2, 4, 3, 3), torch.zeros(2, 3, 4).long())
+    raises_as_torch(op, torch.randn(4), torch.zeros(2).long())
+    raises_as_torch(op, torch.tensor(1.0), torch.tensor(0))
+    for dtype in (torch.int32, torch.int16, torch.bool, torch.float32):
+        raises_as_torch(op, X, Y.to(dtype))
+    raises_as_torch(op, torch.randn(3, 0), Y)
+
+
+@pytest.mark.parametrize("op", ROWWISE)
+def test_class_weights(op: str) -> None:
+    raises_as_torch(op, X, Y, torch.ones(3), match="weight")
+    raises_as_torch(op, X, Y, torch.ones(4, 1), match="weight")
+    raises_as_torch(op, X, Y, torch.ones(4).double())
+    raises_as_torch(op, X, Y, torch.ones(4, requires_grad=True))
+    raises_as_torch(op, X, Y, torch.ones(4, device="meta"))
+
+
+@pytest.mark.parametrize("op", ROWWISE)
+@pytest.mark.parametrize("smoothing", [1.1, float("inf")])
+def test_smoothing(op: str, smoothing: float) -> None:
+    raises_as_torch(op, X, Y, label_smoothing=smoothing, match="label_smoothing")
+
+
+def test_shapes_that_do_not_broadcast() -> None:
+    with pytest.warns(UserWarning, match="target size"):
+        raises_as_torch("mse_loss", torch.randn(3), torch.randn(4))
+
+
+def test_native_messages_name_argument_shape_and_dtype() -> None:
+    """What our own checks say; they speak where torch's front end has nothing to object."""
+    loss, grad = torch.empty(()), torch.empty(3, 4)
+    labels = torch.tensor([0, 1])
+    cases: list[tuple[type[Exception], str, Callable[[], None]]] = [
+        (
+            RuntimeError,
+            r"`target` must have the shape of `input`, got float32 of shape \(3,\) for float32 "
+            r"of shape \(3, 4\)",
+            lambda: _native.run("mse_loss", (X, X[:, 0]), (loss,)),
+        ),
+        (
+            ValueError,
+            r"`target` must have the batch size of `input`, 3, got int64 of shape \(2,\)",
+            lambda: _native.run("cross_entropy", (X, labels), (loss,), (0.0,)),
+        ),
+        (
+            RuntimeError,
+            r"`weight` must have one element for each of the 4 classes, got float32 of shape \(2,\)",
+            lambda: _native.run("cross_entropy", (X, Y, torch.ones(2)), (loss,), (0.0,)),
+        ),
+        (
+            RuntimeError,
+            "`weight` must have the dtype of `input`, got float64",
+            lambda: _native.run("cross_entropy", (X, Y, torch.ones(4).double()), (loss,), (0.0,)),
+        ),
+        (
+            RuntimeError,
+            r"`grad_output` must have 1 elements, got float32 of shape \(3, 4\)",
+            lambda: _native.run("mse_loss", (X, X), (None, grad), (), "mean", X),
+        ),
+        (
+            ValueError,
+            "`loss` must have 12 elements",
+            lambda: _native.run("mse_loss", (X, X), (loss,), (), "none"),
+        ),
+        (
+            ValueError,
+            "`grad_input` overlaps itself",
+            lambda: _native.run("mse_loss", (X, X), (loss, torch.zeros(1, 1).expand(3, 4))),
+        ),
+        (ValueError, "`grad_input` overlaps", lambda: _native.run("mse_loss", (X, X), (loss, X))),
+        (
+            TypeError,
+            "`input` must be a tensor or a NumPy array, got str",
+            lambda: _native.run("mse_loss", ("x", X), (loss,)),
+        ),
+        (
+            ValueError,
+            "cross_entropy takes 1 hyper-parameters, got 0",
+            lambda: _native.run("cross_entropy", (X, Y), (loss,)),
+        ),
+        (KeyError, "no op named nothing", lambda: _native.run("nothing", (X, Y), (loss,))),
+        (ValueError, "adam is not a loss", lambda: _native.run("adam", (X, Y), (loss,))),
+    ]
+    for kind, match, call in cases:
+        before = X.clone()
+        with pytest.raises(kind, match=match):
+            call()
+        assert torch.equal(X, before)
+
+
+def test_a_tensor_without_memory_is_never_read() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake = FakeTensorMode().from_tensor(X)
+    with pytest.raises(_native.Unsupported, match="`input`"):
+        _native.run("mse_loss", (fake, fake), (torch.empty(()),))
+
+
+# ---- optimizers ----
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_constructor(name: str) -> None:
+    """The constructor is torch's, so is what it refuses."""
+    leaf = Parameter(torch.ones(2))
+    nan = float("nan")
+    bad: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        (([],), {}),
+        ((leaf,), {}),
+        ((None,), {}),
+        ((["a"],), {}),
+        (([np.ones(2)],), {}),
+        (([leaf * 2],), {}),
+        (([{"lr": 1.0}],), {}),
+        (([{"params": [leaf]}, {"params": [leaf]}],), {}),
+        *((([leaf],), {"lr": value}) for value in (-1.0, nan, "0.1", None, torch.ones(2))),
+        (([leaf],), {"weight_decay": -0.1}),
+        (([leaf],), {"weight_decay": nan}),
+        (([leaf],), {"betas": (1.0, 0.9)}),
+        (([leaf],), {"betas": (0.9, nan)}),
+        (([leaf],), {"momentum": -1.0}),
+        (([leaf],), {"nesterov": True}),
+        (([leaf],), {"unknown": 1}),
+    ]
+    for args, kwargs in bad:
+        outcomes = []
+        for module in (torch.optim, optim):
+            try:
+                getattr(module, name)(*args, **kwargs)
+                outcomes.append("accepted")
+            except Exception as error:
+                outcomes.append(f"{type(error)}: {error}")
+        assert outcomes[0] == outcomes[1]
+
+
+def snapshot(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [v for p in params for v in optimizer.state.get(p, {}).values() if isinstance(v, Tensor)]
+    return [t.detach().clone() for t in (*params, *states)]
+
+
+def break_gradient_shape(param: Parameter, state: dict[str, Any]) -> None:
+    param.data = param.data[:5]
+
+
+def break_state_shape(param: Parameter, state: dict[str, Any]) -> None:
+    key = next(key for key in reversed(state) if key != "step")
+    state[key] = torch.zeros(3)
+
+
+def break_state_by_deleting(param: Parameter, state: dict[str, Any]) -> None:
+    del state[next(key for key in reversed(state) if key != "step")]
+
+
+def break_state_device(param: Parameter, state: dict[str, Any]) -> None:
+    key = next(key for key in reversed(state) if key != "step")
+    state[key] = torch.zeros(7, device="meta")
+
+
+def break_gradient_memory(param: Parameter, state: dict[str, Any]) -> None:
+    param.grad.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_gradient_shape,
+        break_state_shape,
+        break_state_by_deleting,
+        break_state_device,
+        break_gradient_memory,
+    ],
+)
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_failed_step_changes_nothing(
+    name: str, damage: Callable[[Parameter, dict[str, Any]], None]
+) -> None:
+    """The third of five parameters is bad: the other four, their states and steps stay as they were."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    params = [Parameter(torch.ones(7)) for _ in range(5)]
+    optimizer = getattr(optim, name)(params, **options)
+    for step in range(2):
+        for param in params:
+            param.grad = torch.full((7,), 0.5)
+        if step == 0:
+            optimizer.step()
+    if damage is break_state_by_deleting and len(optimizer.state[params[2]]) < 3:
+        pytest.skip("with its only state gone it is a parameter not stepped yet")
+    damage(params[2], optimizer.state[params[2]])
+    before = snapshot(optimizer)
+    with pytest.raises((RuntimeError, KeyError)):
+        optimizer.step()
+    after = snapshot(optimizer)
+    assert len(before) == len(after)
+    for a, b in zip(before, after, strict=True):
+        if a.device.type == "cpu":
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_failed_first_step_leaves_no_states(name: str) -> None:
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    params = [Parameter(torch.ones(7)) for _ in range(3)]
+    optimizer = getattr(optim, name)(params, **options)
+    for param in params:
+        param.grad = torch.full((7,), 0.5)
+    params[2].data = torch.ones(5)
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+    assert not any(optimizer.state.values())
+    assert torch.equal(params[0].detach(), torch.ones(7))
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_overlapping_parameter_is_refused_as_by_torch(name: str) -> None:
+    for theirs in (torch.optim, optim):
+        param = Parameter(torch.ones(1).expand(4))
+        param.grad = torch.ones(4)
+        with pytest.raises(RuntimeError, match="memory location"):
+            getattr(theirs, name)([param]).step()
+
+
+def test_hyper_parameters_spoiled_later() -> None:
+    param = Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = optim.Adam([param])
+    del optimizer.param_groups[0]["betas"]
+    with pytest.raises(KeyError, match="betas"):
+        optimizer.step()
+    optimizer = optim.Adam([param])
+    optimizer.param_groups[0]["lr"] = None
+    with pytest.raises(TypeError):
+        optimizer.step()
+    assert torch.equal(param.detach(), torch.ones(3))
+
+
+# ---- NumPy ----
+
+
+def test_numpy_losses() -> None:
+    x, y = np.ones((3, 4), np.float32), np.array([0, 1, 3])
+    cases: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+        (TypeError, "`input` must be a NumPy array, got str", lambda: fnp.mse_loss("x", x)),
+        (TypeError, "`input` must be a NumPy array, got Tensor", lambda: fnp.mse_loss(X, X)),
+        (TypeError, "masked", lambda: fnp.mse_loss(np.ma.masked_equal(x, 1), x)),
+        (TypeError, "int64", lambda: fnp.mse_loss(np.ones(3, np.int64), np.ones(3))),
+        (TypeError, "complex64", lambda: fnp.mse_loss(x.astype(np.complex64), x)),
+        (TypeError, "object", lambda: fnp.mse_loss(x.astype(object), x)),
+        (ValueError, r"`target` must have the shape of `input`, \(3, 4\)", lambda: fnp.mse_loss(x, x[0])),
+        (ValueError, "`reduction`", lambda: fnp.mse_loss(x, x, "average")),
+        (ValueError, "inhomogeneous", lambda: fnp.mse_loss([[1.0], [1.0, 2.0]], x)),
+        (IndexError, "Target 4 is out of bounds", lambda: fnp.cross_entropy(x, y + 1)),
+        (IndexError, "Target -1 ", lambda: fnp.cross_entropy(x, np.array([0, -1, 0], np.int8))),
+        (IndexError, "out of bounds", lambda: fnp.cross_entropy(x, np.full(3, 2**64 - 5, np.uint64))),
+        (TypeError, "class indices", lambda: fnp.cross_entropy(x, y.astype(np.float32))),
+        (TypeError, "bool", lambda: fnp.cross_entropy(x, y.astype(bool))),
+        (ValueError, "batch size", lambda: fnp.cross_entropy(x, y[:2])),
+        (RuntimeError, "weight", lambda: fnp.cross_entropy(x, y, np.ones(3, np.float32))),
+        (ValueError, "label_smoothing", lambda: fnp.cross_entropy(x, y, label_smoothing=float("nan"))),
+    ]
+    for kind, match, call in cases:
+        with pytest.raises(kind, match=match):
+            call()
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_numpy_optimizers(name: str) -> None:
+    make = getattr(fnp, name)
+    w = np.ones((3, 4), np.float32)
+    frozen = w.copy()
+    frozen.flags.writeable = False
+    constructors: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+        (ValueError, "empty parameter list", lambda: make([])),
+        (TypeError, "sequence of arrays", lambda: make(w)),
+        (TypeError, "must be NumPy arrays, got list", lambda: make([[1.0]])),
+        (ValueError, "read-only", lambda: make([frozen])),
+        (ValueError, "more than one parameter group", lambda: make([{"params": [w]}, {"params": [w]}])),
+        (ValueError, "Invalid learning rate: nan", lambda: make([w], lr=float("nan"))),
+        (ValueError, "Invalid learning rate: -1", lambda: make([w], lr=-1)),
+        (ValueError, "Invalid weight_decay value", lambda: make([w], weight_decay=-1)),
+    ]
+    for kind, match, call in constructors:
+        with pytest.raises(kind, match=match):
+            call()
+
+    other = np.ones(5, np.float32)
+    optimizer = make([other, w])
+    good = np.ones_like(other)
+    steps: list[tuple[type[Exception], str, Any]] = [
+        (ValueError, "one entry for each of 2 arrays, got 1", [good]),
+        (RuntimeError, r"`grad` must have the shape of its parameter", [good, np.ones((4, 3), np.float32)]),
+        (TypeError, "`grad` is not floating point", [good, np.ones((3, 4), np.int64)]),
+        (TypeError, "`grad` must be a NumPy array", [good, "x"]),
+    ]
+    for kind, match, grads in steps:
+        with pytest.raises(kind, match=match):
+            optimizer.step(grads)
+        assert (other == 1).all(), "an array before the bad one was updated"
+        assert not any(optimizer.state)
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.step([good, np.ones_like(w)])
+    assert (other == 1).all()
+    spread = np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (4, 2), (4, 0))
+    with pytest.raises(TypeError, match="overlaps itself"):
+        make([spread]).step([np.ones((4, 2), np.float32)])

@@ -1,0 +1,231 @@
+"""The NumPy API: against torch, without torch, and on every kind of array."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as torch_functional
+
+import fusestep.numpy as fnp
+from cases import LOSSES, OPS, REDUCTIONS, loss_inputs, loss_options, optimizer_names, rule_options
+
+DTYPES = [np.float32, np.float64, np.float16]
+
+
+def to_numpy(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("op", LOSSES)
+def test_losses_equal_the_torch_api_bit_for_bit(op: str, reduction: str) -> None:
+    import fusestep.nn.functional as F
+
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        for options in loss_options(op, 21):
+            ignored = options.get("ignore_index", -100)
+            x, t = loss_inputs(op, (9, 21), dtype, ignored=ignored)
+            options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+            leaf = x.clone().requires_grad_()
+            expected = getattr(F, op)(leaf, t, reduction=reduction, **options)
+            expected.sum().backward()
+            arrays = {k: to_numpy(v) for k, v in options.items()}
+            loss, grad = getattr(fnp, op)(x.numpy(), t.numpy(), reduction=reduction, **arrays)
+            alone = getattr(fnp, op)(x.numpy(), t.numpy(), reduction=reduction, with_grad=False, **arrays)
+            np.testing.assert_array_equal(loss, expected.detach().numpy())
+            np.testing.assert_array_equal(loss, alone)
+            np.testing.assert_array_equal(grad, leaf.grad.numpy())
+            assert grad.dtype == x.numpy().dtype
+            assert isinstance(loss, np.ndarray if reduction == "none" else np.floating)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_every_loss_is_here(op: str) -> None:
+    assert op in fnp.__all__
+    ours = inspect.signature(getattr(fnp, op)).parameters
+    theirs = inspect.signature(getattr(torch_functional, op)).parameters
+    for name in ours.keys() & theirs.keys():
+        assert ours[name].default == theirs[name].default
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_layouts(op: str) -> None:
+    x, t = loss_inputs(op, (6, 10), torch.float32)
+    a, b = x.numpy(), t.numpy()
+    expected = getattr(fnp, op)(a, b)
+    wide = np.empty((6, 20), np.float32)
+    wide[:, ::2] = a
+    odd = np.frombuffer(bytes(1) + a.tobytes(), np.uint8)[1:].view(np.float32).reshape(a.shape)
+    frozen = a.copy()
+    frozen.flags.writeable = False
+    layouts = {
+        "Fortran order": np.asfortranarray(a),
+        "negative strides": a[::-1, ::-1].copy()[::-1, ::-1],
+        "every other column": wide[:, ::2],
+        "aligned to one byte": odd,
+        "swapped bytes": a.astype(">f4"),
+        "read-only": frozen,
+        "nested lists": a.tolist(),
+    }
+    for name, layout in layouts.items():
+        if name == "nested lists":
+            continue
+        loss, grad = getattr(fnp, op)(layout, b)
+        assert loss == expected[0], name
+        np.testing.assert_array_equal(grad, expected[1], name)
+    loss, _ = getattr(fnp, op)(layouts["nested lists"], b.tolist())
+    assert loss.dtype == np.float64
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_label_dtypes(dtype: str) -> None:
+    x, t = loss_inputs("cross_entropy", (6, 10), torch.float32, ignored=1)
+    expected = fnp.cross_entropy(x.numpy(), t.numpy())
+    loss, grad = fnp.cross_entropy(x.numpy(), t.numpy().astype(dtype))
+    assert loss == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+
+
+def test_scalars_and_empty_arrays() -> None:
+    loss, grad = fnp.mse_loss(np.float32(3), np.float32(1))
+    assert (loss, grad) == (4, 4)
+    assert grad.shape == ()
+    empty = np.empty((0, 3), np.float32)
+    assert fnp.mse_loss(empty, empty, "sum")[0] == 0
+    assert np.isnan(fnp.mse_loss(empty, empty)[0])
+    assert np.isnan(fnp.cross_entropy(empty, np.empty(0, np.int64))[0])
+    assert fnp.cross_entropy(np.empty((0, 3, 2), np.float32), np.empty((0, 2), int))[1].shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", optimizer_names())
+def test_optimizers_equal_the_torch_api_bit_for_bit(name: str, dtype: type) -> None:
+    import fusestep.optim as optim
+
+    accepted = inspect.signature(getattr(fnp, name)).parameters
+    for options in rule_options(name):
+        if not options.keys() <= accepted.keys():
+            continue
+        rng = np.random.default_rng(0)
+        arrays = [np.asarray(rng.normal(size=shape), dtype) for shape in ((3,), (17, 5), (), (0,), (4097,))]
+        params = [torch.nn.Parameter(torch.from_numpy(a.copy())) for a in arrays]
+        ours, theirs = getattr(fnp, name)(arrays, **options), getattr(optim, name)(params, **options)
+        for step in range(4):
+            grads = [np.asarray(rng.normal(size=a.shape), dtype) for a in arrays]
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = torch.from_numpy(grad.copy())
+            late: list[Any] = [None if step < 2 and i == 1 else g for i, g in enumerate(grads)]
+            params[1].grad = None if step < 2 else params[1].grad
+            ours.step(late)
+            theirs.step()
+        for array, param in zip(arrays, params, strict=True):
+            np.testing.assert_array_equal(array, param.detach().numpy())
+        saved = theirs.state_dict()["state"]
+        mine = ours.state_dict()["state"]
+        assert mine.keys() == saved.keys()
+        for index, state in mine.items():
+            assert list(state) == list(saved[index])
+            for key, value in state.items():
+                np.testing.assert_array_equal(value, saved[index][key].numpy())
+                assert value.dtype == saved[index][key].numpy().dtype
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_state_trained_in_numpy_continues_in_torch(name: str) -> None:
+    array = np.ones(10, np.float32)
+    ours = getattr(fnp, name)([array])
+    for _ in range(3):
+        ours.step([np.full(10, 0.5, np.float32)])
+    param = torch.nn.Parameter(torch.from_numpy(array.copy()))
+    theirs = getattr(torch.optim, name)([param])
+    state = ours.state_dict()
+    tensors = {i: {k: torch.tensor(v) for k, v in s.items()} for i, s in state["state"].items()}
+    theirs.load_state_dict({"state": tensors, "param_groups": state["param_groups"]})
+    param.grad = torch.full((10,), 0.25)
+    theirs.step()
+    ours.step([np.full(10, 0.25, np.float32)])
+    np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_defaults_are_torchs(name: str) -> None:
+    assert name in fnp.__all__
+    ours = inspect.signature(getattr(fnp, name)).parameters
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    assert [p for p in theirs if p in ours] == [*ours]
+    for parameter, value in ours.items():
+        assert value.default == theirs[parameter].default
+    rule = OPS[getattr(fnp, name)._rule.op]["class_name"]
+    assert rule == name or issubclass(getattr(fnp, name), getattr(fnp, rule))
+
+
+def test_checkpoint_copy_and_pickle() -> None:
+    array, other = np.ones(10, np.float32), np.ones(10, np.float32)
+    one, two = fnp.Adam([array], lr=0.1), fnp.Adam([other])
+    grad = np.linspace(-1, 1, 10, dtype=np.float32)
+    one.step([grad])
+    other[:] = array
+    two.load_state_dict(pickle.loads(pickle.dumps(one.state_dict())))
+    for optimizer in (one, two):
+        optimizer.step([grad])
+    np.testing.assert_array_equal(array, other)
+    three = copy.deepcopy(one)
+    three.step([grad])
+    one.step([grad])
+    np.testing.assert_array_equal(three.param_groups[0]["params"][0], array)
+    with pytest.raises(ValueError, match="parameter groups"):
+        fnp.Adam([array, other]).load_state_dict(one.state_dict())
+
+
+def test_groups_and_learning_rate() -> None:
+    a, b = np.zeros(3), np.zeros(3)
+    optimizer = fnp.SGD([{"params": [a]}, {"params": b, "lr": 2.0}], lr=1.0)
+    optimizer.step([np.ones(3), np.ones(3)])
+    assert (a == -1).all()
+    assert (b == -2).all()
+    assert optimizer.lr == 1.0
+    optimizer.lr = 0.5
+    optimizer.step([np.ones(3), np.ones(3)])
+    assert (b == -2.5).all()
+    with pytest.raises(ValueError, match="learning rate"):
+        optimizer.lr = float("nan")
+
+
+def test_bfloat16_arrays() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.linspace(-1, 1, 33).astype(ml_dtypes.bfloat16)
+    loss, grad = fnp.mse_loss(x, np.zeros_like(x))
+    assert loss.dtype == ml_dtypes.bfloat16
+    np.testing.assert_allclose(grad.astype(np.float32), x.astype(np.float32) * 2 / 33, rtol=4e-3)
+
+
+def test_works_where_torch_cannot_be_imported() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import numpy as np, fusestep, fusestep.numpy as fnp
+fusestep.show_config()
+w = np.zeros((4, 3), np.float32)
+opt = fnp.Adam([w], lr=0.1)
+x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])
+for _ in range(50):
+    loss, grad = fnp.cross_entropy(x @ w, y)
+    opt.step([x.T @ grad])
+assert loss < 0.1, loss
+try:
+    import fusestep.nn
+except ImportError as error:
+    print(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
