@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 # The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
 TORCH := torch==2.13.0
 
-.PHONY: help demo test lint format stubs clean
+.PHONY: help demo test lint format docs clean
 
 help:
 	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
 	@echo "make test     install into $(VENV) and run the tests"
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
-	@echo "make stubs    regenerate python/fusestep/_native.pyi"
+	@echo "make docs     rewrite what is derived: the type stub and the table of ops in README.md"
 	@echo "make clean    remove $(VENV) and build/"
 
 # Installed anew whenever a source changes; build/ keeps what did not have to be compiled again.
@@ -55,8 +55,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-stubs: $(VENV)/.dev
+docs: $(VENV)/.dev
 	$(BIN)/python tools/stubs.py
+	$(BIN)/python tools/ops_table.py
 
 clean:
 	rm -rf $(VENV) build

@@ -86,7 +86,7 @@ def loss_options(op: str, classes: int = 1) -> Iterator[dict[str, Any]]:
     yield {}
     together = {}
     for name in names:
-        default, *others = LOSS_OPTIONS[name](classes)
+        _, *others = LOSS_OPTIONS[name](classes)
         for value in others:
             yield {name: value}
         together[name] = others[0]

@@ -1,4 +1,4 @@
-"""What PyTorch users do with a loss besides calling backward once: each test is named after what it prevents."""
+"""What PyTorch users do with a loss besides calling backward once."""
 
 from __future__ import annotations
 

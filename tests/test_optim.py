@@ -296,7 +296,6 @@ def test_compiled_training_step(name: str) -> None:
     optimizer = make(name, True)(params)
     for param in params:
         param.grad = torch.full_like(param, 0.5)
-    expected, _ = None, None
     compiled = torch.compile(optimizer.step, backend="aot_eager")
     compiled()
     other = [Parameter(torch.ones(4)), Parameter(torch.ones(2, 2))]
