@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fusestep import _native
+from fusestep import _native, optim
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- ops: written by `make docs` -->\n", "<!-- /ops -->"
@@ -13,11 +13,12 @@ def generate(text: str) -> str:
     """README's text with the table renewed."""
     rows = ["| op | in torch | in NumPy | dtypes | CPU | CUDA |", "|---|---|---|---|---|---|"]
     for op, info in _native.ops().items():
-        name = info["class_name"]
-        update = info["shape"] == "update"
-        in_torch = f"`optim.{name}`" if update else f"`nn.{name}`, `F.{op}`"
-        in_numpy = name if update else op
-        rows.append(f"| {op} | {in_torch} | `{in_numpy}` | {DTYPES} | yes | emulated |")
+        if info["shape"] == "update":
+            classes = [name for name in optim.__all__ if getattr(optim, name)._rule.op == op]
+            in_torch, in_numpy = ([f"`{where}{name}`" for name in classes] for where in ("optim.", ""))
+        else:
+            in_torch, in_numpy = [f"`nn.{info['class_name']}`", f"`F.{op}`"], [f"`{op}`"]
+        rows.append(f"| {op} | {', '.join(in_torch)} | {', '.join(in_numpy)} | {DTYPES} | yes | emulated |")
     head, rest = text.split(BEGIN)
     return head + BEGIN + "\n".join(rows) + "\n" + END + rest.split(END)[1]
 
