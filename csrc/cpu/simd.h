@@ -54,6 +54,7 @@ struct IntegerPack {
   FUSESTEP_HD IntegerPack operator-(IntegerPack o) const { return v - o.v; }
   FUSESTEP_HD IntegerPack operator>>(int bits) const { return v >> bits; }
   FUSESTEP_HD Mask<T> operator<(IntegerPack o) const { return {v < o.v}; }
+  FUSESTEP_HD Mask<T> operator==(IntegerPack o) const { return {v == o.v}; }
   FUSESTEP_HD Mask<T> operator!=(IntegerPack o) const { return {v != o.v}; }
 };
 
@@ -212,13 +213,13 @@ FUSESTEP_HD T max_lanes(Pack<T> pack) {
 // Bulk conversions between storage types. Left to auto-vectorisation, except float16, for which
 // x86 has an instruction that agrees bit for bit with core/dtypes.h on everything but NaN payloads.
 template <class S, class T>
-FUSESTEP_HD void widen_run(const S* from, T* to, int count) {
-  for (int i = 0; i < count; ++i) to[i] = T(widen(load<S>(from + i)));
+FUSESTEP_HD void widen_run(const S* from, T* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = T(widen(load<S>(from + i)));
 }
 
 template <class T, class S>
-FUSESTEP_HD void narrow_run(const T* from, S* to, int count) {
-  for (int i = 0; i < count; ++i) {
+FUSESTEP_HD void narrow_run(const T* from, S* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
     S stored;
     narrow(from[i], stored);
     memcpy(to + i, &stored, sizeof(S));
@@ -226,15 +227,15 @@ FUSESTEP_HD void narrow_run(const T* from, S* to, int count) {
 }
 
 #if defined(__F16C__)
-FUSESTEP_HD void widen_run(const Float16* from, float* to, int count) {
-  int i = 0;
+FUSESTEP_HD void widen_run(const Float16* from, float* to, int64_t count) {
+  int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
   }
   for (; i < count; ++i) to[i] = widen(load<Float16>(from + i));
 }
-FUSESTEP_HD void narrow_run(const float* from, Float16* to, int count) {
-  int i = 0;
+FUSESTEP_HD void narrow_run(const float* from, Float16* to, int64_t count) {
+  int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
   }

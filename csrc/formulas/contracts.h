@@ -43,6 +43,7 @@ struct PointwiseResult {
 };
 
 // ---- rowwise: one row of class scores against a label ----------------------------------------------
+// The lanes of V are classes of one row, or one class of several rows: a formula does not know.
 //
 //   static constexpr int sums;                 // how many partial sums over the classes a row needs
 //   explicit F(Hyper);
@@ -50,17 +51,17 @@ struct PointwiseResult {
 //       adds one class, other than the label's, to the sums. x is the score minus the row maximum
 //       (which the engine finds first, starting at -inf). Returns what `grad` wants to see again;
 //       the engine keeps it where the gradient will be, so no class costs a second exponential.
-//   Row<T> loss(const T (&sum)[sums], T x, T weight, T classes) const;
+//   Row<V> loss(const V (&sum)[sums], V x, V weight, V classes) const;
 //       the label's own score and weight complete the row.
-//   V grad(const Row<T>&, V kept, V weight) const;
+//   V grad(const Row<V>&, V kept, V weight) const;
 //       the gradient of a class other than the label's.
 
-template <class T>
+template <class V>
 struct Row {
-  T loss;
-  T label_grad;  // gradient of the label's own class
-  T scale;       // two numbers of the formula's choice, for `grad`
-  T shift;
+  V loss;
+  V label_grad;  // gradient of the label's own class
+  V scale;       // two numbers of the formula's choice, for `grad`
+  V shift;
 };
 
 // ---- update: one element of a parameter, its gradient and its states ----------------------------------

@@ -32,13 +32,14 @@ struct CrossEntropyLoss {
     return e;
   }
 
-  FUSESTEP_HD Row<T> loss(const T (&sum)[sums], T x, T weight, T classes) const {
-    const T others = sum[0], e = exp(x), total = others + e, log_total = log(total);
-    const T nll = select(e > others, log1p(others / e), log_total - x);
-    const T hard = T(1 - smoothing) * weight;
-    Row<T> row{hard * nll, -hard * others / total, hard / total, T(0)};
+  template <class V>
+  FUSESTEP_HD Row<V> loss(const V (&sum)[sums], V x, V weight, V classes) const {
+    const V others = sum[0], e = exp(x), total = others + e, log_total = log(total);
+    const V nll = select(e > others, log1p(others / e), log_total - x);
+    const V hard = V(T(1 - smoothing)) * weight;
+    Row<V> row{hard * nll, -(hard * others / total), hard / total, V(T(0))};
     if (smoothing > 0) {  // without this, a score of −inf would give 0·inf
-      const T each = T(smoothing) / classes, weights = sum[1] + weight;
+      const V each = V(T(smoothing)) / classes, weights = sum[1] + weight;
       row.loss = mul_add(each, mul_add(weights, log_total, -mul_add(weight, x, sum[2])), row.loss);
       row.label_grad = mul_add(each / total, sum[1] * e - weight * others, row.label_grad);
       row.scale = mul_add(each, weights / total, row.scale);
@@ -48,8 +49,8 @@ struct CrossEntropyLoss {
   }
 
   template <class V>
-  FUSESTEP_HD V grad(const Row<T>& row, V kept, V weight) const {
-    return mul_add(kept, V(row.scale), -(weight * V(row.shift)));
+  FUSESTEP_HD V grad(const Row<V>& row, V kept, V weight) const {
+    return mul_add(kept, row.scale, -(weight * row.shift));
   }
 
   double smoothing;

@@ -123,7 +123,7 @@ def _forward(
     grad_target = torch.empty_like(target) if need_target else None
     _native.run(
         call.op,
-        (input.detach(), target.detach(), weight),
+        (input, target, weight),
         (loss, grad_input, grad_target),
         call.hyper,
         call.reduction,

@@ -1,0 +1,64 @@
+// Several rows at a time, the lanes of a pack being rows: for rows too short to fill packs of classes.
+#pragma once
+
+#include "cpu/row_memory.h"
+#include "formulas/contracts.h"
+
+FUSESTEP_TARGET_BEGIN
+
+constexpr int64_t kNarrow = 64;  // classes; a bound on the length alone, so that layout changes no bits
+
+// Tiles of kTileRows rows, class by class: x[c * kTileRows + r]. A row without a label has label -1.
+template <class T>
+struct NarrowTile {
+  T x[kNarrow * kTileRows], grad[kNarrow * kTileRows];
+  T loss[kTileRows], scale[kTileRows];
+  integer_of<T> label[kTileRows];
+};
+
+// Losses of all rows of the tile and, if wanted, their gradients times `scale`.
+template <class T, class F>
+void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t classes, int rows,
+                 bool with_grad) {
+  using V = Pack<T>;
+  using I = IntegerPack<T>;
+  constexpr int L = V::lanes, K = F::sums;
+  for (int r = 0; r < rows; r += L) {
+    typename I::native numbers;
+    memcpy(&numbers, tile.label + r, sizeof(numbers));
+    const I label(numbers);
+    V top = -infinity<V>();
+    for (int64_t c = 0; c < classes; ++c) {
+      const V x = load_pack(tile.x + c * kTileRows + r);
+      top = select(x > top, x, top);  // a NaN shows up again in the sums
+    }
+    V sum[K], own = V(T(0)), own_weight = V(T(1));
+    for (V& s : sum) s = V(T(0));
+    for (int64_t c = 0; c < classes; ++c) {
+      const V x = load_pack(tile.x + c * kTileRows + r) - top;
+      const V w = weight != nullptr ? V(weight[c]) : V(T(1));
+      V next[K];
+      for (int k = 0; k < K; ++k) next[k] = sum[k];
+      const V kept = formula.visit(next, x, w);
+      const auto here = label == I(typename I::lane(c));
+      for (int k = 0; k < K; ++k) sum[k] = select(here, sum[k], next[k]);
+      own = select(here, x, own);
+      own_weight = select(here, w, own_weight);
+      if (with_grad) store_pack(tile.grad + c * kTileRows + r, kept);
+    }
+    const Row<V> row = formula.loss(sum, own, own_weight, V(T(classes)));
+    const auto ignored = label < I(typename I::lane(0));
+    store_pack(tile.loss + r, select(ignored, V(T(0)), row.loss));
+    if (!with_grad) continue;
+    const V scale = load_pack(tile.scale + r);
+    for (int64_t c = 0; c < classes; ++c) {
+      T* at = tile.grad + c * kTileRows + r;
+      const V w = weight != nullptr ? V(weight[c]) : V(T(1));
+      const V other = formula.grad(row, load_pack(at), w);
+      const V grad = select(label == I(typename I::lane(c)), row.label_grad, other) * scale;
+      store_pack(at, select(ignored, V(T(0)), grad));
+    }
+  }
+}
+
+FUSESTEP_TARGET_END

@@ -1,0 +1,81 @@
+// Rows of classes between memory of any layout and tiles of the compute type.
+#pragma once
+
+#include "cpu/blocks.h"
+
+FUSESTEP_TARGET_BEGIN
+
+constexpr int kTileRows = 64;  // at most
+
+// Where a tile keeps class c of its row r: data[r * row_step + c * class_step].
+template <class T>
+struct Tile {
+  T* data;
+  int64_t row_step, class_step;
+};
+
+// Calls move(tile offset, view offset, length) for runs that are dense on both sides, and otherwise for
+// single elements, in an order that reads a strided class dimension a cache line at a time.
+template <class T, class Move>
+void for_each_run(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile,
+                  Move&& move) {
+  const int lead = view.dims - 1;
+  const int64_t stride = view.strides[lead];
+  int64_t base[kTileRows];
+  bool rows_adjoin = true;
+  for (int r = 0; r < rows; ++r) {
+    base[r] = offset_of(view, first + r, lead);
+    rows_adjoin = rows_adjoin && base[r] == base[0] + r;
+  }
+  if (stride == 1 && tile.class_step == 1) {
+    for (int r = 0; r < rows; ++r) move(r * tile.row_step, base[r], classes);
+  } else if (rows_adjoin && tile.row_step == 1) {
+    for (int64_t c = 0; c < classes; ++c) move(c * tile.class_step, base[0] + c * stride, rows);
+  } else if (stride == 1) {
+    for (int r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < classes; ++c) move(r * tile.row_step + c * tile.class_step, base[r] + c, 1);
+    }
+  } else {
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int r = 0; r < rows; ++r) {
+        move(r * tile.row_step + c * tile.class_step, base[r] + c * stride, 1);
+      }
+    }
+  }
+}
+
+template <class T>
+void gather_rows(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile) {
+  dispatch_floating(view.dtype, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const auto move = [&](int64_t to, int64_t from, int64_t length) {
+      widen_run(element<S>(view, from), tile.data + to, length);
+    };
+    for_each_run(view, first, rows, classes, tile, move);
+  });
+}
+
+template <class T>
+void scatter_rows(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile) {
+  dispatch_floating(view.dtype, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const auto move = [&](int64_t from, int64_t to, int64_t length) {
+      narrow_run(tile.data + from, element<S>(view, to), length);
+    };
+    for_each_run(view, first, rows, classes, tile, move);
+  });
+}
+
+// Rows that need no tile: already dense, in the compute type.
+template <class T>
+FUSESTEP_HD bool rows_in_place(const View& view) {
+  const int last = view.dims - 1;
+  return view.dtype == dtype_of<T>() && (view.contiguous || view.strides[last] == 1);
+}
+
+template <class T>
+FUSESTEP_HD T* row_in_place(const View& view, int64_t row, int64_t classes) {
+  return element<T>(view, view.contiguous ? row * classes : offset_of(view, row, view.dims - 1));
+}
+
+FUSESTEP_TARGET_END

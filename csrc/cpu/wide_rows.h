@@ -1,0 +1,99 @@
+// One row at a time, the lanes of a pack being classes: for rows of many classes.
+#pragma once
+
+#include "cpu/blocks.h"
+#include "formulas/contracts.h"
+
+FUSESTEP_TARGET_BEGIN
+
+template <class T>
+T row_max(const T* x, int64_t classes) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes;
+  V best[4] = {-infinity<V>(), -infinity<V>(), -infinity<V>(), -infinity<V>()};
+  int64_t c = 0;
+  for (; c + 4 * L <= classes; c += 4 * L) {
+    for (int k = 0; k < 4; ++k) {
+      const V v = load_pack(x + c + k * L);
+      best[k] = select(v > best[k], v, best[k]);  // a NaN shows up again in the sums
+    }
+  }
+  for (; c < classes; c += L) {
+    const int rest = classes - c < L ? int(classes - c) : L;
+    const V v = load_part(x + c, rest, T(-INFINITY));
+    best[0] = select(v > best[0], v, best[0]);
+  }
+  return max_lanes(max(max(best[0], best[1]), max(best[2], best[3])));
+}
+
+// Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
+template <class T, class F>
+void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T top, T* kept,
+              T (&total)[F::sums]) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes, K = F::sums, unroll = 2;
+  V sum[unroll][K];
+  for (auto& part : sum) {
+    for (V& s : part) s = V(T(0));
+  }
+  const auto pack_at = [&](int64_t c, V(&into)[K]) {
+    const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
+    const V k = formula.visit(into, load_pack(x + c) - V(top), w);
+    if (kept != nullptr) store_pack(kept + c, k);
+  };
+  // A pack that is cut short by the end of the row, or holds the label: those lanes do not count.
+  const auto careful_pack_at = [&](int64_t c, V(&into)[K]) {
+    const int rest = classes - c < L ? int(classes - c) : L;
+    V next[K];
+    for (int k = 0; k < K; ++k) next[k] = into[k];
+    const V w = weight != nullptr ? load_part(weight + c, rest, T(0)) : V(T(1));
+    const V k = formula.visit(next, load_part(x + c, rest, top) - V(top), w);
+    if (kept != nullptr) store_part(kept + c, k, rest);
+    using Lane = typename IntegerPack<T>::lane;
+    const int64_t at = label >= c && label < c + L ? label - c : L;
+    const auto lanes = lane_numbers<T>();
+    const auto inside = lanes < IntegerPack<T>(Lane(rest)), other = lanes != IntegerPack<T>(Lane(at));
+    const Mask<T> counts{inside.v & other.v};
+    for (int k2 = 0; k2 < K; ++k2) into[k2] = select(counts, next[k2], into[k2]);
+  };
+
+  const int64_t step = unroll * L, whole = classes / step * step, label_at = label / step * step;
+  const auto run = [&](int64_t from, int64_t to) {
+    for (int64_t c = from; c < to; c += step) {
+      for (int u = 0; u < unroll; ++u) pack_at(c + u * L, sum[u]);
+    }
+  };
+  const auto careful_run = [&](int64_t from, int64_t to) {
+    for (int64_t c = from; c < to; c += L) careful_pack_at(c, sum[(c / L) % unroll]);
+  };
+  if (label_at < whole) {
+    run(0, label_at);
+    careful_run(label_at, label_at + step);
+    run(label_at + step, whole);
+  } else {
+    run(0, whole);
+  }
+  careful_run(whole, classes);
+  for (int k = 0; k < K; ++k) total[k] = T(sum_lanes(sum[0][k] + sum[1][k]));
+}
+
+template <class T, class F>
+void row_grad(const F& formula, const Row<T>& one, T* kept, const T* weight, int64_t classes, int64_t label,
+              T scale) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes;
+  const Row<V> row{V(one.loss), V(one.label_grad), V(one.scale), V(one.shift)};
+  int64_t c = 0;
+  for (; c + L <= classes; c += L) {
+    const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
+    store_pack(kept + c, formula.grad(row, load_pack(kept + c), w) * V(scale));
+  }
+  if (c < classes) {
+    const int rest = int(classes - c);
+    const V w = weight != nullptr ? load_part(weight + c, rest, T(1)) : V(T(1));
+    store_part(kept + c, formula.grad(row, load_part(kept + c, rest, T(0)), w) * V(scale), rest);
+  }
+  kept[label] = one.label_grad * scale;
+}
+
+FUSESTEP_TARGET_END
