@@ -37,9 +37,10 @@ struct Plan {
   std::vector<Counter> counters;
   std::vector<Extent> params;
   std::deque<Group> groups;  // items point into these
+  std::vector<py::object> alive;  // the GIL is released: somebody may replace a state meanwhile
   int64_t elements = 0;
-  Array first;
-  py::object first_param;
+  Array first;  // the first parameter: where the step runs
+  py::handle first_param;
 };
 
 void read_group(const OpInfo& info, const py::tuple& from, Group& group) {
@@ -149,6 +150,7 @@ void read_item(const OpInfo& info, const Group& group, const py::object& param, 
     } catch (const Unsupported& unsupported) {
       throw std::runtime_error(std::string(info.name) + ": state " + unsupported.reason);
     }
+    plan.alive.push_back(tensor);
     if (overlap(p, s) || overlap(g, s)) {
       throw std::runtime_error(std::string(info.name) + ": state `" + name +
                                "` shares memory with its parameter or gradient");
@@ -169,6 +171,8 @@ void read_item(const OpInfo& info, const Group& group, const py::object& param, 
   }
   plan.elements += p.count;
   plan.params.push_back(extent_of(p));
+  plan.alive.push_back(param);
+  plan.alive.push_back(grad);
   plan.items.push_back(item);
 }
 
