@@ -1,6 +1,6 @@
 // SGD, g the gradient after L2 weight decay, μ momentum, τ dampening (Sutskever et al. 2013):
 //
-//   b ← g at the first step, else μ b + (1−τ) g;   g ← g + μ b (Nesterov), or b;   p ← p − lr g
+//   b ← μ b + (1−τ) g, from b = 0 and without τ at the first step;   g ← g + μ b (Nesterov), or b;   p ← p − lr g
 //
 // Without momentum there is no b. Source: torch.optim.SGD.
 #pragma once
@@ -20,8 +20,7 @@ struct SGD {
   SGD(Hyper h, double step)
       : lr(T(h[0])),
         momentum(T(h[1])),
-        fresh(step == 1 ? T(1) : T(1 - h[2])),
-        first(step == 1),
+        undamped(T(step == 1 ? 1 : 1 - h[2])),
         weight_decay(T(h[3])),
         nesterov(h[4] != 0) {}
 
@@ -29,16 +28,13 @@ struct SGD {
   FUSESTEP_HD void operator()(V& param, V grad, V (&state)[1]) const {
     if (weight_decay != 0) grad = mul_add(V(weight_decay), param, grad);
     if constexpr (has_state(Present, 0)) {
-      const V scaled = V(fresh) * grad;
-      state[0] = first ? scaled : mul_add(V(momentum), state[0], scaled);
+      state[0] = mul_add(V(momentum), state[0], V(undamped) * grad);
       grad = nesterov ? mul_add(V(momentum), state[0], grad) : state[0];
     }
     param = mul_add(V(-lr), grad, param);
   }
 
-  T lr, momentum, fresh;
-  bool first;
-  T weight_decay;
+  T lr, momentum, undamped, weight_decay;
   bool nesterov;
 };
 
