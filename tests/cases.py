@@ -141,7 +141,7 @@ def optimizer_names() -> list[str]:
     """Classes of ours: one for each rule, and those that share a rule, such as AdamW."""
     import fusestep.optim as optim
 
-    return list(optim.__all__)
+    return list(optim.KERNELS)
 
 
 def rule_options(name: str) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -128,7 +129,11 @@ def test_empty(op: str, reduction: str) -> None:
 @pytest.mark.parametrize("op", LOSSES)
 def test_grad_output(op: str, reduction: str) -> None:
     """Any seed, not only 1: scalars, one per element, strided, with NaN and zero (peers' bug family)."""
-    input, target = loss_inputs(op, (9, 33), torch.float32)
+    for classes in (33, 133):
+        _check_seeds(op, reduction, *loss_inputs(op, (9, classes), torch.float32))
+
+
+def _check_seeds(op: str, reduction: str, input: Tensor, target: Tensor) -> None:
     loss = getattr(torch_functional, op)(input, target, reduction=reduction)
     seeds = [torch.full_like(loss, v) for v in (1.0, 0.0, -2.0, 0.3, float("nan"))]
     if reduction == "none":
@@ -166,9 +171,9 @@ def test_no_grad_and_value_alone(op: str) -> None:
 @pytest.mark.parametrize("op", LOSSES)
 def test_nan_and_infinity(op: str) -> None:
     """Non-finite inputs reach the same outputs as in torch, and no others."""
-    for value in (float("nan"), float("inf"), -float("inf")):
+    for value, classes in product((float("nan"), float("inf"), -float("inf")), (31, 131)):
         for at in ((0, 0), (1, 6), (2, 30)):
-            input, target = loss_inputs(op, (4, 31), torch.float32)
+            input, target = loss_inputs(op, (4, classes), torch.float32)
             if not target.is_floating_point():
                 target = torch.tensor([3, 6, 0, 1])
             input[at] = value
@@ -244,9 +249,10 @@ def test_float16_gradient_survives_loss_scaling(op: str) -> None:
 @pytest.mark.parametrize("offset", [1e4, -1e4, -200.0, 3e38])
 def test_common_offset(op: str, offset: float) -> None:
     """Rows far from zero: a maximum that starts at 0 or at the smallest positive float fails here."""
-    input, target = loss_inputs(op, (6, 37), torch.float32)
-    compare(op, torch.round(input) + offset, target)
-    compare(op, torch.full_like(input, offset), target)
+    for classes in (37, 137):  # short rows and long ones have loops of their own
+        input, target = loss_inputs(op, (6, classes), torch.float32)
+        compare(op, torch.round(input) + offset, target)
+        compare(op, torch.full_like(input, offset), target)
 
 
 @pytest.mark.parametrize("op", ROWWISE)
@@ -264,9 +270,8 @@ def test_one_dimension_and_one_class(op: str) -> None:
 @pytest.mark.parametrize("op", ROWWISE)
 def test_all_ignored(op: str) -> None:
     """mean is NaN with zero gradient, sum is 0, none is zeros."""
-    input = torch.randn(4, 6)
     target = torch.full((4,), -100)
-    for reduction in REDUCTIONS:
+    for reduction, input in product(REDUCTIONS, (torch.randn(4, 6), torch.randn(4, 106))):
         for options in ({}, {"label_smoothing": 0.1}):
             ours = evaluate(getattr(F, op), input, target, reduction=reduction, **options)
             assert torch.equal(ours["grad_input"], torch.zeros_like(input))
@@ -296,6 +301,29 @@ def test_weight_of_the_labels_is_zero(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ROWWISE)
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_weight_of_an_absent_class(op: str, weight: float) -> None:
+    """N / (C * bincount) is infinite for a class that the data do not have: it must stay there."""
+    for classes in (3, 103):
+        weights = torch.ones(classes)
+        weights[1] = weight
+        compare(op, torch.randn(4, classes), torch.tensor([0, 2, 0, 2]), weight=weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_mean_far_below_the_smallest_float(dtype: torch.dtype) -> None:
+    """The sum is kept in double; on its way to a half type it passes below the smallest float."""
+    for value in (0.0, 1e-4):
+        logits = torch.zeros(100, 2, dtype=dtype)
+        logits[:, 0] = 120
+        logits[0, 0] = 100
+        compare("cross_entropy", logits, torch.zeros(100, dtype=torch.int64))
+        x = torch.zeros(1000, dtype=dtype)
+        x[0] = value * 1e-18
+        compare("mse_loss", x, torch.zeros(1000, dtype=dtype))
+
+
+@pytest.mark.parametrize("op", ROWWISE)
 def test_special_rows(op: str) -> None:
     inf = float("inf")
     rows = [
@@ -310,7 +338,11 @@ def test_special_rows(op: str) -> None:
     ]
     for row, label in rows:
         for options in ({}, {"label_smoothing": 0.2}):
-            compare(op, torch.tensor([row, [0.0, 1.0, 2.0, 3.0]]), torch.tensor([label, 0]), **options)
+            short = torch.tensor([row, [0.0, 1.0, 2.0, 3.0]])
+            compare(op, short, torch.tensor([label, 0]), **options)
+            long = torch.cat([short] + 30 * [torch.tensor([[row[3]], [1.0]])], 1)
+            long = torch.cat([long] + 4 * [long[:, 4:]], 1)
+            compare(op, long, torch.tensor([label, 0]), **options)
     compare(op, torch.tensor([[65504.0, -65504.0]], dtype=torch.float16), torch.tensor([1]))
 
 
@@ -318,14 +350,14 @@ def test_special_rows(op: str) -> None:
 @pytest.mark.parametrize("op", ROWWISE)
 def test_confident_prediction(op: str, dtype: torch.dtype) -> None:
     """p − 1 must not cancel: the gradient of the true class within 0.5 % of the exact one."""
-    for p in (0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9):
-        logits = torch.zeros(3, 1000, dtype=torch.float64)
-        logits[:, 7] = torch.log(torch.tensor(p / (1 - p) * 999, dtype=torch.float64))
+    for p, classes in product((0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9), (10, 1000)):
+        logits = torch.zeros(3, classes, dtype=torch.float64)
+        logits[:, 7] = torch.log(torch.tensor(p / (1 - p) * (classes - 1), dtype=torch.float64))
         logits = logits.to(dtype)
         target = torch.full((3,), 7)
         ours = evaluate(getattr(F, op), logits, target, reduction="sum")
         wide = logits.double()
-        others = torch.exp(wide[:, :1] - wide[:, 7:8]).mul(999)
+        others = torch.exp(wide[:, :1] - wide[:, 7:8]).mul(classes - 1)
         exact = -(others / (1 + others)).squeeze(1)
         spacing = 6e-8 if dtype is torch.float16 else 0.0  # of its denormals
         torch.testing.assert_close(ours["grad_input"][:, 7].double(), exact, rtol=5e-3, atol=spacing)

@@ -14,7 +14,7 @@ def generate(text: str) -> str:
     rows = ["| op | in torch | in NumPy | dtypes | CPU | CUDA |", "|---|---|---|---|---|---|"]
     for op, info in _native.ops().items():
         if info["shape"] == "update":
-            classes = [name for name in optim.__all__ if getattr(optim, name)._rule.op == op]
+            classes = [name for name in optim.KERNELS if getattr(optim, name)._rule.op == op]
             in_torch, in_numpy = ([f"`{where}{name}`" for name in classes] for where in ("optim.", ""))
         else:
             in_torch, in_numpy = [f"`nn.{info['class_name']}`", f"`F.{op}`"], [f"`{op}`"]

@@ -30,13 +30,15 @@ struct Unsupported {
   std::string reason;
 };
 
-// Throws Unsupported, or TypeError if `object` is no array at all. `name` is for messages.
-void read_array(pybind11::handle object, const char* name, Array& array);
+// Throws Unsupported, or TypeError if `object` is no array at all. `name` is for messages. Outputs and
+// counters are not views of anything: for them the question for torch's negative bit can be spared.
+void read_array(pybind11::handle object, const char* name, Array& array, bool may_be_negated = true);
 
 // "float32 of shape (3, 4)"
 std::string describe(const Array& array);
 std::string describe_shape(const Array& array, int first, int last);
 
+bool is_row_major(const Array& array);
 bool same_shape(const Array& a, const Array& b);
 
 // All dimensions, or all but `class_dim`, which then comes last. Dimensions are merged where strides

@@ -1,6 +1,7 @@
 #include "bindings/engines.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "bindings/exchange.h"
 
@@ -41,7 +42,12 @@ const OpTable& engine_for(Device device) {
   if (cuda == nullptr) {
     try {
       const py::object capsule = py::module_::import("fusestep._cuda").attr("table");
-      cuda = static_cast<const OpTable*>(PyCapsule_GetPointer(capsule.ptr(), "fusestep.OpTable"));
+      const auto* table =
+          static_cast<const OpTable*>(PyCapsule_GetPointer(capsule.ptr(), "fusestep.OpTable"));
+      if (strcmp(table->ops, current_isa().table->ops) != 0) {
+        throw Unsupported{"the CUDA engine was built from another version"};
+      }
+      cuda = table;
     } catch (py::error_already_set& error) {
       throw Unsupported{std::string("the CUDA engine is not available: ") + error.what()};
     }

@@ -18,9 +18,9 @@ Reduction reduction_from(const std::string& name) {
 }
 
 // Reads element `index` of the tuple, if it has one that is not None.
-bool read_optional(const py::tuple& from, size_t index, const char* name, Array& array) {
+bool read_optional(const py::tuple& from, size_t index, const char* name, Array& array, bool may_be_negated) {
   if (index >= from.size() || from[index].is_none()) return false;
-  read_array(from[index], name, array);
+  read_array(from[index], name, array, may_be_negated);
   return true;
 }
 
@@ -135,7 +135,8 @@ void run_rowwise(const char* op, int index, const Call& call, RowwiseArgs& args,
   need_labels(op, x, t, class_dim);
   const int64_t classes = x.sizes[class_dim], rows = t.count;
   if (call.has_weight) {
-    if (w.dtype != x.dtype) {
+    const bool half = x.dtype == DType::bf16 || x.dtype == DType::f16;
+    if (w.dtype != x.dtype && !(half && w.dtype == DType::f32)) {
       throw std::runtime_error(std::string(op) + ": `weight` must have the dtype of `input`, got " +
                                describe(w) + " for " + describe(x));
     }
@@ -184,14 +185,14 @@ void run_loss(const OpInfo& info, int op, const py::tuple& inputs, const py::tup
   read_array(inputs[1], "target", call.inputs[1]);
   need_floating(call.inputs[0], "input");
   need_same_device(call.inputs[1], "target", call.inputs[0]);
-  if (read_optional(inputs, 2, "weight", call.inputs[2])) {
+  if (read_optional(inputs, 2, "weight", call.inputs[2], true)) {
     call.has_weight = true;
     call.input_count = 3;
     need_same_device(call.inputs[2], "weight", call.inputs[0]);
   }
-  call.has_loss = read_optional(outputs, 0, "loss", call.loss);
-  call.has_grad_input = read_optional(outputs, 1, "grad_input", call.grad_input);
-  call.has_grad_target = read_optional(outputs, 2, "grad_target", call.grad_target);
+  call.has_loss = read_optional(outputs, 0, "loss", call.loss, false);
+  call.has_grad_input = read_optional(outputs, 1, "grad_input", call.grad_input, false);
+  call.has_grad_target = read_optional(outputs, 2, "grad_target", call.grad_target, false);
   if (call.has_grad_input && !same_shape(call.grad_input, call.inputs[0])) {
     throw py::value_error("`grad_input` must have the shape of `input`, got " + describe(call.grad_input));
   }

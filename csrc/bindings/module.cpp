@@ -99,10 +99,9 @@ PYBIND11_MODULE(_native, m) {
       "seed: grad_output, 1 if None.");
   m.def(
       "step",
-      [](const std::string& op, const py::typing::List<AnyTuple>& groups) {
+      [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups) {
         const int index = find_op(op, true);
         run_step(kOps[index], index, groups);
       },
-      py::arg("op"), py::arg("groups"),
-      "One optimizer step. Each group: (hyper, maximize, state_keys, params, grads, states, fresh).");
+      py::arg("op"), py::arg("groups"), "One optimizer step. Each group is a StepGroup of fusestep._rules.");
 }

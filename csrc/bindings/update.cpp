@@ -18,7 +18,7 @@ constexpr int kMaxHyper = 8;
 
 struct Group {
   double hyper[kMaxHyper];
-  bool maximize;
+  double grad_scale;
   int state_at[kMaxStates];  // the formula's number of each state the group keeps
   std::vector<py::object> keys;
 };
@@ -35,8 +35,9 @@ struct Counter {
 struct Plan {
   std::vector<UpdateItem> items;
   std::vector<Counter> counters;
-  std::vector<Extent> params;
-  std::deque<Group> groups;  // items point into these
+  std::vector<Extent> params, others;  // memory that is written: parameters, states and counters
+  std::vector<Extent> grads;
+  std::deque<Group> groups;       // items point into these
   std::vector<py::object> alive;  // the GIL is released: somebody may replace a state meanwhile
   int64_t elements = 0;
   Array first;  // the first parameter: where the step runs
@@ -50,7 +51,7 @@ void read_group(const OpInfo& info, const py::tuple& from, Group& group) {
                           " hyper-parameters, got " + std::to_string(hyper.size()));
   }
   for (size_t i = 0; i < hyper.size(); ++i) group.hyper[i] = py::cast<double>(hyper[i]);
-  group.maximize = py::cast<bool>(from[1]);
+  group.grad_scale = py::cast<double>(from[1]);
   for (const py::handle key : py::tuple(from[2])) {
     const std::string name = py::cast<std::string>(key);
     const auto end = info.states + info.state_count;
@@ -72,10 +73,11 @@ Counter read_counter(const py::object& state) {
     return counter;
   }
   Array array;
-  read_array(step, "step", array);
-  if (array.count != 1 || !is_floating(array.dtype)) {
-    throw std::runtime_error("state `step` must be a single floating point number, got " + describe(array));
+  read_array(step, "step", array, false);
+  if (array.count != 1) {
+    throw std::runtime_error("state `step` must be a single number, got " + describe(array));
   }
+  if (!is_floating(array.dtype)) throw Unsupported{"state `step` is an integer"};
   if (array.device != Device::cpu) throw Unsupported{"state `step` is not on the CPU"};
   counter.view = view_of(array);
   counter.view.contiguous = true;
@@ -124,7 +126,7 @@ bool overlap(const Array& a, const Array& b) {
 }
 
 void read_item(const OpInfo& info, const Group& group, const py::object& param, const py::object& grad,
-               const py::object& state, bool fresh, Plan& plan) {
+               const py::object& state, bool first, Plan& plan) {
   Array p, g, s;
   UpdateItem item;
   read_array(param, "param", p);
@@ -151,17 +153,23 @@ void read_item(const OpInfo& info, const Group& group, const py::object& param, 
       throw std::runtime_error(std::string(info.name) + ": state " + unsupported.reason);
     }
     plan.alive.push_back(tensor);
+    plan.others.push_back(extent_of(s));
     if (overlap(p, s) || overlap(g, s)) {
       throw std::runtime_error(std::string(info.name) + ": state `" + name +
                                "` shares memory with its parameter or gradient");
     }
   }
   item.hyper = group.hyper;
-  item.grad_scale = group.maximize ? -1 : 1;
-  item.step = fresh ? 1 : 2;
+  item.grad_scale = group.grad_scale;
+  item.step = first ? 1 : 2;  // for a rule that does not count, all that it may ask
   if (info.counts_steps) {
     plan.counters.push_back(read_counter(state));
-    item.step = plan.counters.back().value;
+    const Counter& counter = plan.counters.back();
+    item.step = counter.value;
+    if (!counter.plain) {
+      const uintptr_t at = reinterpret_cast<uintptr_t>(counter.view.data);
+      plan.others.push_back({at, at + uintptr_t(size_of(counter.view.dtype))});
+    }
   }
   if (plan.items.empty()) {
     plan.first = p;
@@ -171,45 +179,61 @@ void read_item(const OpInfo& info, const Group& group, const py::object& param, 
   }
   plan.elements += p.count;
   plan.params.push_back(extent_of(p));
+  plan.grads.push_back(extent_of(g));
   plan.alive.push_back(param);
   plan.alive.push_back(grad);
   plan.items.push_back(item);
 }
 
-// Parameters that share memory are updated one after another, as a loop over them would.
+bool before(const Extent& a, const Extent& b) { return a.begin < b.begin; }
+
+// Sorts by address. Whether any two share memory.
 bool share_memory(std::vector<Extent>& extents) {
-  std::sort(extents.begin(), extents.end(),
-            [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  std::sort(extents.begin(), extents.end(), before);
   for (size_t i = 1; i < extents.size(); ++i) {
     if (extents[i].begin < extents[i - 1].end) return true;
   }
   return false;
 }
 
+// Parameters that share memory, or a gradient that lies in another parameter, are updated one after another,
+// as a loop over them would. States that share memory are torch's to judge: the same parameter twice, say.
+bool must_run_in_order(Plan& plan) {
+  if (share_memory(plan.others)) throw Unsupported{"states share memory"};
+  const std::vector<Extent> own = plan.params;
+  if (share_memory(plan.params)) return true;
+  for (size_t i = 0; i < plan.grads.size(); ++i) {
+    const Extent& grad = plan.grads[i];
+    auto at = std::lower_bound(plan.params.begin(), plan.params.end(), grad, before);
+    if (at != plan.params.begin() && (at == plan.params.end() || (at - 1)->end > grad.begin)) --at;
+    for (; at != plan.params.end() && at->begin < grad.end; ++at) {
+      if (at->end > grad.begin && at->begin != own[i].begin) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
-void run_step(const OpInfo& info, int op, const py::list& groups) {
+void run_step(const OpInfo& info, int op, const py::iterable& groups) {
   Plan plan;
   for (const py::handle from : groups) {
     const py::tuple tuple = py::reinterpret_borrow<py::tuple>(from);
     Group& group = plan.groups.emplace_back();
     read_group(info, tuple, group);
-    const py::list params = tuple[3], grads = tuple[4], states = tuple[5];
-    const py::object fresh = tuple[6];
-    const bool any_fresh = py::len(fresh) > 0;
-    if (grads.size() != params.size() || states.size() != params.size()) {
+    const py::list params = tuple[3], grads = tuple[4], states = tuple[5], first = tuple[6];
+    if (grads.size() != params.size() || states.size() != params.size() || first.size() != params.size()) {
       throw py::value_error("as many gradients and states as parameters are needed: got " +
                             std::to_string(params.size()) + " parameters, " + std::to_string(grads.size()) +
                             " gradients");
     }
     for (size_t i = 0; i < params.size(); ++i) {
-      const bool is_fresh = any_fresh && fresh.contains(py::int_(i));
-      read_item(info, group, params[i], grads[i], states[i], is_fresh, plan);
+      read_item(info, group, params[i], grads[i], states[i], first[i].cast<bool>(), plan);
     }
   }
   if (plan.items.empty()) return;
 
-  UpdateArgs args{plan.items.data(), int64_t(plan.items.size()), share_memory(plan.params), nullptr};
+  UpdateArgs args{plan.items.data(), int64_t(plan.items.size()), must_run_in_order(plan), nullptr};
   Launch launch(plan.first_param, plan.first, Shape::update, args.count, plan.elements);
   args.stream = launch.stream();
   for (const Counter& counter : plan.counters) advance(counter);

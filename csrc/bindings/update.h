@@ -7,9 +7,7 @@
 
 namespace fusestep {
 
-// Each group is (hyper, maximize, state_keys, params, grads, states, fresh): the formula's
-// hyper-parameters; whether to ascend; the keys of the states it keeps; as many parameters, gradients
-// and state dictionaries; and the positions whose states were made for this step.
-void run_step(const OpInfo& info, int op, const pybind11::list& groups);
+// Each group is a StepGroup of python/fusestep/_rules.py.
+void run_step(const OpInfo& info, int op, const pybind11::iterable& groups);
 
 }  // namespace fusestep

@@ -109,7 +109,7 @@ FUSESTEP_HD void narrow(double x, Half& to) {
   float nearest = float(x);
   if (double(nearest) != x && nearest == nearest && nearest - nearest == 0.0f) {
     uint32_t bits = bit_cast<uint32_t>(nearest);
-    const bool away = (nearest > 0 ? double(nearest) > x : double(nearest) < x);
+    const bool away = x > 0 ? double(nearest) > x : double(nearest) < x;  // from zero
     bits = (away ? bits - 1u : bits) | 1u;
     nearest = bit_cast<float>(bits);
   }

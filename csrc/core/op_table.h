@@ -42,7 +42,7 @@ struct UpdateItem {
   View state[kMaxStates];
   const double* hyper;
   double step;
-  double grad_scale;  // -1 under maximize
+  double grad_scale;  // what gradients are multiplied by; negative to ascend
 };
 
 struct UpdateArgs {
@@ -69,6 +69,7 @@ struct Kernel {
 // was last asked (a CUDA launch), or null.
 struct OpTable {
   const char* target;
+  const char* ops;  // their names, a space after each: two modules must agree on the order
   const Kernel* kernels;
   int64_t (*workspace_bytes)(Shape, int64_t count);
   const char* (*error)();

@@ -74,8 +74,12 @@ FUSESTEP_HD int64_t load_integer(const View& view, int64_t index) {
       return load<uint16_t>(at);
     case DType::u32:
       return load<uint32_t>(at);
+    case DType::u64: {
+      const uint64_t label = load<uint64_t>(at);
+      return label > uint64_t(INT64_MAX) ? INT64_MAX : int64_t(label);  // out of range either way
+    }
     default:
-      return load<int64_t>(at);  // uint64 labels above 2^63 read as negative, so out of range
+      return load<int64_t>(at);
   }
 }
 

@@ -19,12 +19,22 @@ const Kernel kernels[] = {
 #undef FUSESTEP_UPDATE
 };
 
+const char ops[] =
+#define FUSESTEP_POINTWISE(op, F) #op " "
+#define FUSESTEP_ROWWISE(op, F) #op " "
+#define FUSESTEP_UPDATE(op, F) #op " "
+#include "formulas/registry.def"
+#undef FUSESTEP_POINTWISE
+#undef FUSESTEP_ROWWISE
+#undef FUSESTEP_UPDATE
+    ;
+
 #define FUSESTEP_STRING_(x) #x
 #define FUSESTEP_STRING(x) FUSESTEP_STRING_(x)
 
 }  // namespace
 
 extern const OpTable table;
-const OpTable table = {FUSESTEP_STRING(FUSESTEP_TARGET), kernels, nullptr, nullptr, nullptr};
+const OpTable table = {FUSESTEP_STRING(FUSESTEP_TARGET), ops, kernels, nullptr, nullptr, nullptr};
 
 FUSESTEP_TARGET_END

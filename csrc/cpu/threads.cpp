@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -28,14 +29,23 @@ struct Task {
   int64_t count;
   std::atomic<int> next{0};
   int parts;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;  // the first one: no exception may leave a thread of the runtime
 
   // Ranges depend on `parts` only for who runs them: bodies make no result depend on the cut.
-  void run_part(int part) const {
+  void run_part(int part) {
     const int64_t begin = count * part / parts, end = count * (part + 1) / parts;
-    if (begin < end) body(context, begin, end);
+    try {
+      if (begin < end) body(context, begin, end);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
   }
   void run_until_empty() {
     for (int part; (part = next.fetch_add(1)) < parts;) run_part(part);
+  }
+  void rethrow() const {
+    if (failed) std::rethrow_exception(error);
   }
 };
 
@@ -97,6 +107,7 @@ struct Runtime {
   void (*gomp_parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
   int (*max_threads)() = nullptr;
   int (*in_parallel)() = nullptr;
+  std::atomic<int (*)()> torchs_threads{nullptr};
   Pool* threads = nullptr;  // never destroyed: its threads may outlive main
 };
 
@@ -104,6 +115,8 @@ Runtime runtime;
 std::once_flag decide_once;
 std::atomic<int> requested_threads{0};
 std::atomic<bool> forked{false};
+// Registered when the library is loaded: a parent may have used OpenMP without ever calling us.
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 bool find_openmp() {
   void* library = nullptr;
@@ -122,7 +135,6 @@ bool find_openmp() {
 void decide() {
   const char* forced = getenv("FUSESTEP_THREADING");
   const auto is = [&](const char* name) { return forced != nullptr && strcmp(forced, name) == 0; };
-  pthread_atfork(nullptr, nullptr, [] { forked = true; });
   if (is("serial")) {
     runtime.kind = Runtime::serial;
   } else if (!is("pool") && find_openmp()) {
@@ -131,6 +143,20 @@ void decide() {
     runtime.threads = new Pool;
     runtime.kind = Runtime::pool;
   }
+}
+
+// OpenMP keeps the number for each thread, and torch passes its own on to a thread when that first asks
+// at::get_num_threads. torch may be imported after us, so it is looked for until it is there.
+int openmp_threads() {
+  int (*ask)() = runtime.torchs_threads.load();
+  if (ask == nullptr) {
+    if (void* torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD)) {
+      ask = reinterpret_cast<int (*)()>(dlsym(torch, "_ZN2at15get_num_threadsEv"));
+      dlclose(torch);
+    }
+    runtime.torchs_threads = ask;
+  }
+  return ask != nullptr ? ask() : runtime.max_threads();
 }
 
 int hardware_threads() {
@@ -147,7 +173,7 @@ int get_num_threads() {
   const int requested = requested_threads;
   if (requested > 0) return requested;
   static const int hardware = hardware_threads();
-  return runtime.kind == Runtime::openmp ? runtime.max_threads() : hardware;
+  return runtime.kind == Runtime::openmp ? openmp_threads() : hardware;
 }
 
 void set_num_threads(int count) { requested_threads = std::max(0, count); }
@@ -159,13 +185,21 @@ const char* threading_runtime() {
 
 void parallel_ranges(int64_t count, int64_t work, void (*body)(void*, int64_t, int64_t), void* context) {
   if (count <= 0) return;
-  if (count == 1 || work < kGrain || forked || Pool::inside) return body(context, 0, count);
-  Task task{body, context, count, {}, int(std::min<int64_t>(get_num_threads(), count))};
+  if (count == 1 || work < kGrain || Pool::inside) return body(context, 0, count);
+  Task task;
+  task.body = body;
+  task.context = context;
+  task.count = count;
+  task.parts = int(std::min<int64_t>(get_num_threads(), count));
   if (task.parts <= 1) return body(context, 0, count);
-  if (runtime.kind == Runtime::pool) return runtime.threads->run(task);
+  if (runtime.kind == Runtime::pool) {
+    runtime.threads->run(task);
+    return task.rethrow();
+  }
   if (runtime.in_parallel()) return body(context, 0, count);
   runtime.gomp_parallel([](void* data) { static_cast<Task*>(data)->run_until_empty(); }, &task,
                         unsigned(task.parts), 0);
+  task.rethrow();
 }
 
 void* thread_scratch(int slot, int64_t bytes) {

@@ -23,13 +23,24 @@ int64_t workspace_bytes(Shape shape, int64_t) {
   return shape == Shape::update ? 0 : (1 + kMaxBlocks) * int64_t(sizeof(double));
 }
 
+const char ops[] =
+#define FUSESTEP_POINTWISE(op, F) #op " "
+#define FUSESTEP_ROWWISE(op, F) #op " "
+#define FUSESTEP_UPDATE(op, F) #op " "
+#include "formulas/registry.def"
+#undef FUSESTEP_POINTWISE
+#undef FUSESTEP_ROWWISE
+#undef FUSESTEP_UPDATE
+    ;
+
 #define FUSESTEP_STRING_(x) #x
 #define FUSESTEP_STRING(x) FUSESTEP_STRING_(x)
 
 }  // namespace
 
 extern const OpTable table;
-const OpTable table = {FUSESTEP_STRING(FUSESTEP_TARGET), kernels, workspace_bytes, take_error, enter_device};
+const OpTable table = {
+    FUSESTEP_STRING(FUSESTEP_TARGET), ops, kernels, workspace_bytes, take_error, enter_device};
 
 FUSESTEP_TARGET_END
 

@@ -4,6 +4,7 @@ Kernels of fusestep behind a few functions. Not public: use fusestep.nn, .optim,
 
 from __future__ import annotations
 
+import collections.abc
 import typing
 
 __all__: list[str] = [
@@ -60,9 +61,9 @@ def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     0 goes back to the runtime's setting.
     """
 
-def step(op: str, groups: list[tuple[typing.Any, ...]]) -> None:
+def step(op: str, groups: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
     """
-    One optimizer step. Each group: (hyper, maximize, state_keys, params, grads, states, fresh).
+    One optimizer step. Each group is a StepGroup of fusestep._rules.
     """
 
 def threading() -> str:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fusestep import _native
 
 # A formula takes single numbers; torch groups some of them in tuples.
 _IN_TUPLE = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+
+
+class StepGroup(NamedTuple):
+    """What the native step takes for one parameter group. The lists have one entry per parameter."""
+
+    hyper: tuple[float, ...]  # of the formula, in its order
+    grad_scale: float  # what gradients are multiplied by; negative to ascend
+    state_keys: tuple[str, ...]
+    params: Sequence[Any]
+    grads: Sequence[Any]
+    states: Sequence[dict[str, Any]]
+    first: Sequence[bool]  # no step has been taken yet
 
 
 class Rule:

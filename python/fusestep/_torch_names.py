@@ -32,15 +32,24 @@ def _twin_of(name: str) -> str | None:
 
 
 class _TorchSubmodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Asked last: finds ``fusestep.nn.x`` as the module ``torch.nn.x`` itself, not a copy of it."""
+    """Finds ``fusestep.nn.x`` as the module ``torch.nn.x`` itself, not a copy of it.
+
+    It is asked first. Below a module of torch the ordinary finders would find the same file again, by the
+    module's ``__path__``, load it a second time and put the copy where torch's own was.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         twin = _twin_of(name)
-        if twin is None or twin.rpartition(".")[2].startswith("_"):
+        if twin is None:
             return None
-        if importlib.util.find_spec(twin) is None:
+        if name.rpartition(".")[0] in _MIRRORS and importlib.machinery.PathFinder.find_spec(name, path):
+            return None  # a file of ours
+        try:
+            if importlib.util.find_spec(twin) is None:
+                return None
+        except ModuleNotFoundError:
             return None
         return importlib.machinery.ModuleSpec(name, self)
 
@@ -48,18 +57,19 @@ class _TorchSubmodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         twin = _twin_of(spec.name)
         assert twin is not None
         module = importlib.import_module(twin)
-        self._original = module.__spec__, module.__loader__
+        spec.loader_state = module.__spec__, module.__loader__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         # The import system stamped our spec on torch's module; give it its own back.
-        module.__spec__, module.__loader__ = self._original
+        assert module.__spec__ is not None
+        module.__spec__, module.__loader__ = module.__spec__.loader_state
 
 
-def mirror(ours: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` for the package ``ours``."""
+def mirror(ours: str, own: Sequence[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` for the package ``ours``, which has names of its own."""
     if not any(isinstance(finder, _TorchSubmodules) for finder in sys.meta_path):
-        sys.meta_path.append(_TorchSubmodules())
+        sys.meta_path.insert(0, _TorchSubmodules())
     theirs = importlib.import_module(_MIRRORS[ours])
 
     def module_getattr(name: str) -> Any:
@@ -71,4 +81,5 @@ def mirror(ours: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     def module_dir() -> list[str]:
         return sorted({*dir(theirs), *vars(sys.modules[ours])})
 
-    return module_getattr, module_dir
+    public = getattr(theirs, "__all__", None) or [name for name in dir(theirs) if not name.startswith("_")]
+    return module_getattr, module_dir, sorted({*public, *own})

@@ -6,12 +6,13 @@ Losses return ``(loss, grad)``; optimizers update arrays in place::
     loss, grad = fusestep.numpy.cross_entropy(x @ w + b, labels)
     opt.step([x.T @ grad, grad.sum(0)])
 
-Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides. Half types are
+Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides of whole elements. Half types are
 computed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, overload
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusestep import _native
-from fusestep._rules import Rule
+from fusestep._rules import Rule, StepGroup
 from fusestep._stats import count_native
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "cross_entropy", "mse_loss"]
@@ -154,7 +155,8 @@ def cross_entropy(
     w = None if weight is None else _as_array(weight, "weight")
     shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     hyper = (float(label_smoothing),)
-    return _run("cross_entropy", x, t, w, shape, x.dtype, with_grad, reduction, hyper, int(ignore_index))
+    ignored = operator.index(ignore_index)
+    return _run("cross_entropy", x, t, w, shape, x.dtype, with_grad, reduction, hyper, ignored)
 
 
 # ---- optimizers ----
@@ -167,6 +169,8 @@ def _check(options: Mapping[str, Any]) -> None:
         if key in options and not options[key] >= 0.0:
             what = names.get(key, f"{key} value")
             raise ValueError(f"Invalid {what}: {options[key]}")
+    if "betas" in options and len(options["betas"]) != 2:
+        raise ValueError(f"`betas` must be two numbers, got {options['betas']}")
     for i, beta in enumerate(options.get("betas", ())):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
@@ -219,6 +223,9 @@ class Optimizer:
         """
         given = group["params"]
         params = [given] if isinstance(given, np.ndarray) else list(given)
+        unknown = group.keys() - self.defaults.keys() - {"params"}
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no option {sorted(unknown)}")
         merged = {**self.defaults, **group, "params": params}
         _check(merged)
         known = {id(param) for other in self.param_groups for param in other["params"]}
@@ -228,7 +235,10 @@ class Optimizer:
             if not param.flags.writeable:
                 raise ValueError(f"a parameter of shape {param.shape} is read-only")
             if id(param) in known:
-                raise ValueError("some parameters appear in more than one parameter group")
+                raise ValueError("some parameters appear more than once")
+            if param.dtype.kind != "f" and param.dtype.name != "bfloat16":
+                raise TypeError(f"parameters must be floating point, got {param.dtype}")
+            known.add(id(param))
         self.param_groups.append(merged)
         self.state += [{} for _ in params]
 
@@ -247,7 +257,7 @@ class Optimizer:
         count = len(self.state)
         if len(grads) != count:
             raise ValueError(f"`grads` must have one entry for each of {count} arrays, got {len(grads)}")
-        calls = []
+        calls: list[StepGroup] = []
         made: list[dict[str, Any]] = []
         at = 0
         try:
@@ -256,21 +266,23 @@ class Optimizer:
                 params: list[_Array] = []
                 given: list[_Array] = []
                 states: list[dict[str, Any]] = []
-                fresh: list[int] = []
+                first: list[bool] = []
                 for param in group["params"]:
                     grad, state = grads[at], self.state[at]
                     at += 1
                     if grad is None:
                         continue
-                    if any(key not in state for key in keys):
+                    first.append(any(key not in state for key in keys))
+                    if first[-1]:
                         if not state:
                             made.append(state)
                         self._make_states(param, state, keys)
-                        fresh.append(len(params))
                     params.append(param)
                     given.append(_as_array(grad, "grad"))
                     states.append(state)
-                calls.append((self._rule.hyper(group), group["maximize"], keys, params, given, states, fresh))
+                grad_scale = -1.0 if group["maximize"] else 1.0
+                hyper = self._rule.hyper(group)
+                calls.append(StepGroup(hyper, grad_scale, keys, params, given, states, first))
             _native.step(self._rule.op, calls)
         except BaseException:
             for state in made:
@@ -306,12 +318,16 @@ class Optimizer:
         sizes = [len(group["params"]) for group in self.param_groups]
         if [len(group["params"]) for group in saved] != sizes:
             raise ValueError("loaded state dict has other parameter groups than this optimizer")
-        for group, new in zip(self.param_groups, saved, strict=True):
-            group.update({key: value for key, value in new.items() if key != "params"})
-        self.state = [
+        options = [{k: v for k, v in new.items() if k in self.defaults} for new in saved]
+        for new in options:
+            _check({**self.defaults, **new})
+        states = [
             {key: np.array(value) for key, value in state_dict["state"].get(i, {}).items()}
             for i in range(sum(sizes))
         ]
+        for group, new in zip(self.param_groups, options, strict=True):
+            group.update(new)
+        self.state = states
 
 
 class SGD(Optimizer):

@@ -90,6 +90,40 @@ void check_double(const char* name, Function function, long double (*exact)(long
   report(name, worst, at, bound);
 }
 
+// Rounded to nearest, even on a tie: no neighbour is closer.
+template <class T>
+bool check_nearest(T x) {
+  Float16 half;
+  BFloat16 brain;
+  narrow(x, half);
+  narrow(x, brain);
+  for (int kind = 0; kind < 2; ++kind) {
+    const uint16_t got = kind == 0 ? half.bits : brain.bits;
+    const auto value = [&](int step) {
+      const uint16_t b = uint16_t(got + step);
+      return kind == 0 ? double(widen(Float16{b})) : double(widen(BFloat16{b}));
+    };
+    bool ok = isnan(double(x)) == isnan(value(0));
+    if (ok && isinf(value(0))) {  // from half a spacing beyond the largest finite number on
+      ok = fabs(double(x)) >= (kind == 0 ? 65520.0 : 0x1.ffp127);
+    } else if (ok && !isnan(double(x))) {
+      const double here = fabs(value(0) - double(x));
+      for (const int step : {-1, 1}) {
+        if ((got & 0x7fff) == 0 && step < 0) continue;
+        const double there = fabs(value(step) - double(x));
+        ok = ok && !(there < here || (there == here && (got & 1) != 0));
+      }
+      ok = ok && (value(0) == 0 || (value(0) > 0) == (x > 0));
+    }
+    if (!ok) {
+      printf("%.17g narrows to %04x\n", double(x), got);
+      ++failures;
+      return false;
+    }
+  }
+  return true;
+}
+
 // The storage conversions against the hardware's own, for every half and for a sample of floats.
 void check_conversions(uint64_t stride) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -109,32 +143,15 @@ void check_conversions(uint64_t stride) {
     }
   }
   for (uint64_t bits = 0; bits < (uint64_t(1) << 32); bits += stride) {
-    const float x = bit_cast<float>(uint32_t(bits));
-    Float16 half;
-    BFloat16 brain;
-    narrow(x, half);
-    narrow(x, brain);
-    // Rounded to nearest, even on a tie: no neighbour is closer.
-    for (int kind = 0; kind < 2; ++kind) {
-      const uint16_t got = kind == 0 ? half.bits : brain.bits;
-      const auto value = [&](int step) {
-        const uint16_t b = uint16_t(got + step);
-        return kind == 0 ? double(widen(Float16{b})) : double(widen(BFloat16{b}));
-      };
-      if (isnan(x)) {
-        if (!isnan(value(0))) ++failures;
-        continue;
-      }
-      if (isinf(value(0))) continue;  // where that begins is checked below
-      const double here = fabs(value(0) - double(x));
-      for (const int step : {-1, 1}) {
-        if ((got & 0x7fff) == 0 && step < 0) continue;
-        const double there = fabs(value(step) - double(x));
-        if (there < here || (there == here && (got & 1) != 0 && !isnan(there))) {
-          printf("%.9g narrows to %04x, but a neighbour is nearer\n", x, got);
-          ++failures;
-          return;
-        }
+    if (!check_nearest(bit_cast<float>(uint32_t(bits)))) return;
+  }
+  // Doubles, at and beside every power of two: far below the smallest float, on ties, above the largest.
+  for (int exponent = -1074; exponent < 1024; ++exponent) {
+    for (const double part :
+         {1.0, 1 + 0x1p-8, 1 + 0x1p-9, 1 + 0x1p-11, 1 + 0x1p-12, 1 + 0x1p-24, 1 + 0x1p-25}) {
+      const double x = ldexp(part, exponent);
+      for (const double y : {x, nextafter(x, 0.0), nextafter(x, INFINITY)}) {
+        if (!check_nearest(y) || !check_nearest(-y)) return;
       }
     }
   }

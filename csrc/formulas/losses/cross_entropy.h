@@ -50,6 +50,7 @@ struct CrossEntropyLoss {
 
   template <class V>
   FUSESTEP_HD V grad(const Row<V>& row, V kept, V weight) const {
+    if (!(smoothing > 0)) return kept * row.scale;  // a weight may be infinite: its class may be absent
     return mul_add(kept, row.scale, -(weight * row.shift));
   }
 

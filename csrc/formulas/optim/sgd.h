@@ -1,6 +1,7 @@
 // SGD, g the gradient after L2 weight decay, μ momentum, τ dampening (Sutskever et al. 2013):
 //
-//   b ← μ b + (1−τ) g, from b = 0 and without τ at the first step;   g ← g + μ b (Nesterov), or b;   p ← p − lr g
+//   b ← μ b + (1−τ) g, from b = 0 and without τ at the first step;   g ← g + μ b (Nesterov), or b;   p ← p −
+//   lr g
 //
 // Without momentum there is no b. Source: torch.optim.SGD.
 #pragma once

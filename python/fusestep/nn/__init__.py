@@ -1,9 +1,10 @@
 """The losses of :mod:`torch.nn` on fused kernels; all other names are torch's own."""
 
 from fusestep._torch_names import mirror
-from fusestep.nn import functional
-from fusestep.nn.loss import CrossEntropyLoss, MSELoss
+from fusestep.nn import functional as functional
+from fusestep.nn.loss import CrossEntropyLoss as CrossEntropyLoss
+from fusestep.nn.loss import MSELoss as MSELoss
 
-__all__ = ["CrossEntropyLoss", "MSELoss", "functional"]
+KERNELS = ["CrossEntropyLoss", "MSELoss"]  # the names that are ours
 
-__getattr__, __dir__ = mirror("fusestep.nn")
+__getattr__, __dir__, __all__ = mirror("fusestep.nn", [*KERNELS, "functional"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,14 @@ from torch.autograd import forward_ad
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
 
+Grads = tuple[Tensor | None, Tensor | None]  # of input and target
+
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _HALF = (torch.bfloat16, torch.float16)
 _FLOATING = (torch.float32, torch.float64, *_HALF)
+_REDUCTIONS = ("none", "mean", "sum")
+_MAX_DIMS = 8  # of the native View, if no two dimensions can be merged
+_ENGINES = ("cpu", "cuda") if importlib.util.find_spec("fusestep._cuda") else ("cpu",)
 
 
 class LossCall:
@@ -32,6 +38,10 @@ class LossCall:
         ignore_index: int = -100,
         class_dim: int | None = None,
     ) -> None:
+        if reduction not in _REDUCTIONS or not isinstance(reduction, str):
+            raise ValueError(
+                f"{reduction!r} is not a valid value for reduction; expected one of {_REDUCTIONS}"
+            )
         self.op = op
         self.reference = reference  # torch's function of (input, target, weight), options bound
         self.reduction = reduction
@@ -52,18 +62,28 @@ class LossCall:
         dtype = input.dtype
         if self.class_dim is None and target.dtype is not dtype:
             dtype = torch.promote_types(dtype, target.dtype)
-        if dtype in _HALF and torch.is_autocast_enabled("cuda" if input.is_cuda else "cpu"):
+        if dtype in _HALF and autocast_enabled(input):
             return torch.float32
         return dtype
 
     def gradient_in_forward(self, input: Tensor, target: Tensor) -> bool:
-        # A float16 gradient before the loss scale has been multiplied in would underflow, which is
-        # what scaling is for; and an unreduced loss has a seed for every element.
-        halves = input.dtype is torch.float16 or target.dtype is torch.float16
-        return self.reduction != "none" and not halves
+        # Not if there is a seed for every element. Not in float16: before the loss scale has been multiplied
+        # in it would underflow, which is what scaling is for. And in bfloat16 only where backward can see
+        # that the seed is 1, because otherwise the gradient would be rounded twice.
+        if self.reduction == "none":
+            return False
+        dtypes = (input.dtype, target.dtype)
+        if torch.float16 in dtypes:
+            return False
+        return torch.bfloat16 not in dtypes or not (input.is_cuda or torch.compiler.is_compiling())
+
+
+def autocast_enabled(input: Tensor) -> bool:
+    return torch.is_autocast_enabled("cuda" if input.is_cuda else "cpu")
 
 
 def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands: Tensor | None) -> Tensor:
+    """torch's own function, counted."""
     if not torch.compiler.is_compiling():
         count_torch(op, reason)
     return reference(*operands)
@@ -74,16 +94,28 @@ def why_torch(*operands: Tensor) -> str | None:
     for operand in operands:
         if type(operand) not in _PLAIN:
             return "tensor subclass" if isinstance(operand, Tensor) else "not a tensor"
-    if torch.compiler.is_compiling():
-        return "torch.export" if torch.compiler.is_exporting() else None
     if torch._C._are_functorch_transforms_active():
         return "functorch transform"
     if forward_ad._current_level >= 0:
         return "forward-mode AD"
+    if torch.compiler.is_compiling():
+        return _why_not_compiled(*operands)
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return "dispatch mode"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace"
+    return None
+
+
+def _why_not_compiled(*operands: Tensor) -> str | None:
+    """A compiled graph has no way back to torch's function, so what the kernels refuse is refused here."""
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    for operand in operands:
+        if operand.device.type not in _ENGINES:
+            return "device"
+        if operand.dim() >= _MAX_DIMS:
+            return "dimensions"
     return None
 
 
@@ -101,36 +133,34 @@ def run(call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None = N
         if need_input or need_target:
             loss = _Loss.apply(input, target, weight, call)  # type: ignore[no-untyped-call]
         else:
-            loss, _, _ = _forward(call, input, target, weight, False, False)
+            loss, _ = _forward(call, input, target, weight, (False, False))
     except _native.Unsupported as unsupported:
         return run_torch(call.op, str(unsupported), call.reference, *operands)
     count_native(call.op)
     return loss  # type: ignore[no-any-return]
 
 
+def _like(tensor: Tensor, wanted: bool) -> Tensor | None:
+    return torch.empty_like(tensor) if wanted else None
+
+
 def _forward(
-    call: LossCall,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None, needs: tuple[bool, bool]
+) -> tuple[Tensor, Grads]:
     """The loss, and the gradients asked for at grad_output 1."""
     dtype = call.loss_dtype(input, target)
     loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
-    grad_input = torch.empty_like(input) if need_input else None
-    grad_target = torch.empty_like(target) if need_target else None
+    grads = _like(input, needs[0]), _like(target, needs[1])
     _native.run(
         call.op,
         (input, target, weight),
-        (loss, grad_input, grad_target),
+        (loss, *grads),
         call.hyper,
         call.reduction,
         None,
         call.ignore_index,
     )
-    return loss, grad_input, grad_target
+    return loss, grads
 
 
 def _backward(
@@ -139,22 +169,20 @@ def _backward(
     target: Tensor,
     weight: Tensor | None,
     seed: Tensor,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+    needs: tuple[bool, bool],
+) -> Grads:
     """The gradients for any grad_output, from the inputs."""
-    grad_input = torch.empty_like(input) if need_input else None
-    grad_target = torch.empty_like(target) if need_target else None
+    grads = _like(input, needs[0]), _like(target, needs[1])
     _native.run(
         call.op,
         (input, target, weight),
-        (None, grad_input, grad_target),
+        (None, *grads),
         call.hyper,
         call.reduction,
         seed,
         call.ignore_index,
     )
-    return grad_input, grad_target
+    return grads
 
 
 class _Loss(torch.autograd.Function):
@@ -168,9 +196,9 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: LossCall) -> Tensor:
-        need_input, need_target = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         early = call.gradient_in_forward(input, target)
-        loss, *grads = _forward(call, input, target, weight, early and need_input, early and need_target)
+        needs = ctx.needs_input_grad[:2] if early else (False, False)
+        loss, grads = _forward(call, input, target, weight, needs)
         ctx.save_for_backward(input, target, weight)
         ctx.call = call
         ctx.grads = grads if early else None
@@ -181,52 +209,59 @@ class _Loss(torch.autograd.Function):
         input, target, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         call: LossCall = ctx.call
-        if torch.is_grad_enabled():  # create_graph: somebody will differentiate what we return
-            return (*_differentiable(call, input, target, weight, seed, needs), None, None)
-        grads, ctx.grads = ctx.grads, None
-        if grads is None or not _scale(grads, seed):
-            grads = _backward(call, input, target, weight, seed, *needs)
+        # create_graph: somebody will differentiate what we return. functorch: the seed is a batch of seeds.
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return (*_by_torch(call, input, target, weight, seed, needs), None, None)
+        early, ctx.grads = ctx.grads, None
+        grads = None if early is None else _scaled(early, seed)
+        if grads is None:
+            try:
+                grads = _backward(call, input, target, weight, seed, needs)
+            except _native.Unsupported as unsupported:  # of the seed: the inputs were good in forward
+                count_torch(call.op, str(unsupported))
+                grads = _by_torch(call, input, target, weight, seed, needs)
         return (*grads, None, None)
 
 
-def _scale(grads: list[Tensor | None], seed: Tensor) -> bool:
-    """Multiply by grad_output in place, unless that would round a bfloat16 gradient a second time."""
-    if seed.device.type != "cpu":
-        for grad in grads:
-            if grad is not None:
-                grad.mul_(seed)
-        return True
-    value = float(seed)
-    if value == 1.0:
-        return True
-    if not math.isfinite(value):  # an ignored row is zero whatever the seed
-        return False
-    for grad in grads:
-        if grad is not None and grad.dtype is torch.bfloat16:
-            return False
+def _scaled(grads: Grads, seed: Tensor) -> Grads | None:
+    """Gradients at grad_output 1 made those at ``seed``, in place; None if they must be computed anew."""
+    if not seed.is_cuda:  # on CUDA nobody waits for a number: there they are float32 or float64
+        value = float(seed)
+        if value == 1.0:
+            return grads
+        # An ignored row stays zero whatever the seed, and bfloat16 must not be rounded twice.
+        half = any(grad is not None and grad.dtype is torch.bfloat16 for grad in grads)
+        if half or not math.isfinite(value):
+            return None
     for grad in grads:
         if grad is not None:
-            grad.mul_(value)
-    return True
+            grad.mul_(seed)
+    return grads
 
 
-def _differentiable(
+def _by_torch(
     call: LossCall,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
     seed: Tensor,
     needs: tuple[bool, bool],
-) -> list[Tensor | None]:
-    """The gradients as a graph of torch's own operations, for double backward."""
-    wanted = [operand for operand, need in zip((input, target), needs, strict=True) if need]
+) -> Grads:
+    """The gradients by torch's own operations; differentiable, if grad mode is on."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        # Outside of create_graph the operands are cut off, so that nothing behind them is touched.
+        leaves = [
+            t if create_graph or not need else t.detach().requires_grad_()
+            for t, need in zip((input, target), needs, strict=True)
+        ]
         # Under autocast the loss was float32 though the operands are not.
-        wide = [t.to(seed.dtype) if t.dtype in _HALF else t for t in (input, target)]
-        operands = wide if weight is None else [*wide, weight]
-        loss = call.reference(*operands)
-        grads = iter(torch.autograd.grad(loss, wanted, seed.to(loss.dtype), create_graph=True))
-    return [next(grads) if need else None for need in needs]
+        operands = [*leaves] if weight is None else [*leaves, weight]
+        loss = call.reference(*(t.to(seed.dtype) if t.dtype in _HALF else t for t in operands))
+        wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
+        grads = iter(torch.autograd.grad(loss, wanted, seed.to(loss.dtype), create_graph=create_graph))
+    first, second = (next(grads) if need else None for need in needs)
+    return first, second
 
 
 # ---- torch.compile: the same kernels as opaque operators ----
@@ -241,8 +276,22 @@ def _no_reference(*operands: Tensor) -> Tensor:
     raise RuntimeError("a compiled fusestep loss cannot be differentiated twice; call it in eager mode")
 
 
-@torch.library.custom_op("fusestep::loss", mutates_args=())
-def _loss_op(
+# An operator cannot return None: a gradient that nobody wants is an empty tensor.
+def _like_or_empty(tensor: Tensor, wanted: bool) -> Tensor:
+    return torch.empty_like(tensor) if wanted else tensor.new_empty(0)
+
+
+_LOSS = (
+    "(str op, Tensor input, Tensor target, Tensor? weight, float[] hyper, str reduction, int ignore_index,"
+    " ScalarType dtype, bool need_input, bool need_target) -> (Tensor, Tensor, Tensor)"
+)
+_LOSS_BACKWARD = (
+    "(str op, Tensor input, Tensor target, Tensor? weight, Tensor seed, float[] hyper, str reduction,"
+    " int ignore_index, bool need_input, bool need_target) -> (Tensor, Tensor)"
+)
+
+
+def _loss_outputs(
     op: str,
     input: Tensor,
     target: Tensor,
@@ -256,36 +305,22 @@ def _loss_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     call = _call_from(op, hyper, reduction, ignore_index)
     loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
-    grad_input = torch.empty_like(input if need_input else input.new_empty(0))
-    grad_target = torch.empty_like(target if need_target else target.new_empty(0))
-    grads = (grad_input if need_input else None, grad_target if need_target else None)
-    _native.run(op, (input, target, weight), (loss, *grads), call.hyper, reduction, None, ignore_index)
-    return loss, grad_input, grad_target
+    return loss, _like_or_empty(input, need_input), _like_or_empty(target, need_target)
 
 
-@_loss_op.register_fake
-def _(
-    op: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    hyper: list[float],
-    reduction: str,
-    ignore_index: int,
-    dtype: torch.dtype,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call_from(op, hyper, reduction, ignore_index)
-    return (
-        input.new_empty(call.loss_shape(input), dtype=dtype),
-        torch.empty_like(input if need_input else input.new_empty(0)),
-        torch.empty_like(target if need_target else target.new_empty(0)),
-    )
+@torch.library.custom_op("fusestep::loss", mutates_args=(), schema=_LOSS)
+def _loss_op(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    op, input, target, weight, hyper, reduction, ignore_index, _, need_input, need_target = args
+    loss, grad_input, grad_target = outputs = _loss_outputs(*args)
+    wanted = (loss, grad_input if need_input else None, grad_target if need_target else None)
+    _native.run(op, (input, target, weight), wanted, tuple(hyper), reduction, None, ignore_index)
+    return outputs
 
 
-@torch.library.custom_op("fusestep::loss_backward", mutates_args=())
-def _loss_backward_op(
+_loss_op.register_fake(_loss_outputs)
+
+
+def _loss_backward_outputs(
     op: str,
     input: Tensor,
     target: Tensor,
@@ -297,31 +332,19 @@ def _loss_backward_op(
     need_input: bool,
     need_target: bool,
 ) -> tuple[Tensor, Tensor]:
-    call = _call_from(op, hyper, reduction, ignore_index)
-    grads = _backward(call, input, target, weight, seed, need_input, need_target)
-    return (
-        input.new_empty(0) if grads[0] is None else grads[0],
-        target.new_empty(0) if grads[1] is None else grads[1],
-    )
+    return _like_or_empty(input, need_input), _like_or_empty(target, need_target)
 
 
-@_loss_backward_op.register_fake
-def _(
-    op: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    seed: Tensor,
-    hyper: list[float],
-    reduction: str,
-    ignore_index: int,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(input if need_input else input.new_empty(0)),
-        torch.empty_like(target if need_target else target.new_empty(0)),
-    )
+@torch.library.custom_op("fusestep::loss_backward", mutates_args=(), schema=_LOSS_BACKWARD)
+def _loss_backward_op(*args: Any) -> tuple[Tensor, Tensor]:
+    op, input, target, weight, seed, hyper, reduction, ignore_index, need_input, need_target = args
+    grad_input, grad_target = outputs = _loss_backward_outputs(*args)
+    wanted = (None, grad_input if need_input else None, grad_target if need_target else None)
+    _native.run(op, (input, target, weight), wanted, tuple(hyper), reduction, seed, ignore_index)
+    return outputs
+
+
+_loss_backward_op.register_fake(_loss_backward_outputs)
 
 
 def _loss_op_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -359,7 +382,7 @@ def _run_compiled(
     need_target: bool,
 ) -> Tensor:
     early = call.gradient_in_forward(input, target)
-    loss, _, _ = torch.ops.fusestep.loss(
+    loss, *_ = torch.ops.fusestep.loss(
         call.op,
         input,
         target,

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from fusestep._torch_names import mirror
-from fusestep.nn._call import LossCall, run, run_torch, why_torch
+from fusestep.nn._call import LossCall, autocast_enabled, run, run_torch, why_torch
 
-__all__ = ["cross_entropy", "mse_loss"]
+KERNELS = ["cross_entropy", "mse_loss"]  # the names that are ours
 
 
 def _legacy(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
@@ -65,6 +65,8 @@ def mse_loss(
         return run_torch("mse_loss", why, reference, input, target)
     call = LossCall("mse_loss", reference, reduction)
     if input.shape != target.shape:
+        if torch.compiler.is_compiling():  # which cannot trace a warning of ours
+            return run_torch("mse_loss", "broadcasting while compiling", reference, input, target)
         warnings.warn(
             f"Using a target size ({target.size()}) that is different to the input size "
             f"({input.size()}). This will likely lead to incorrect results due to broadcasting. "
@@ -91,7 +93,7 @@ def cross_entropy(
         input: Logits, shape ``(C)``, ``(N, C)`` or ``(N, C, d1, …)``; float32, float64, bfloat16, float16.
         target: Labels in ``[0, C)`` or ``ignore_index``, shape of ``input`` without ``C``, int64 or uint8.
             Probabilities of the shape of ``input`` run torch's own function.
-        weight: Weight of each class, shape ``(C)``, dtype of ``input``.
+        weight: Weight of each class, shape ``(C)``, dtype of ``input``; under autocast any but float64.
         size_average: Deprecated; see ``reduction``.
         ignore_index: Rows with this label have zero loss and gradient, and do not count in the mean.
         reduce: Deprecated; see ``reduction``.
@@ -121,6 +123,8 @@ def cross_entropy(
     if why is not None:
         return run_torch("cross_entropy", why, reference, input, target, weight)
     call = LossCall("cross_entropy", reference, reduction, (float(label_smoothing),), ignore_index, 1)
+    if weight is not None and weight.dtype is not input.dtype:
+        weight = weight.float()  # autocast: the loss is float32
     return run(call, input, target, weight)
 
 
@@ -134,9 +138,13 @@ def _not_for_kernel(
         return "label dtype"
     if weight is not None and weight.requires_grad:
         return "gradient of the weight"
+    if weight is not None and weight.dtype is not input.dtype:
+        narrow = torch.float64 not in (weight.dtype, input.dtype) and weight.is_floating_point()
+        if not (narrow and autocast_enabled(input)):
+            return "dtype of the weight"
     if label_smoothing > 1.0:
         return "smoothing above 1"
     return None
 
 
-__getattr__, __dir__ = mirror("fusestep.nn.functional")
+__getattr__, __dir__, __all__ = mirror("fusestep.nn.functional", KERNELS)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusestep import _native
-from fusestep._rules import Rule
+from fusestep._rules import Rule, StepGroup
 from fusestep._stats import count_native, count_torch
 
 
@@ -22,16 +22,6 @@ class FusedStep(torch.optim.Optimizer):
     """
 
     _rule: ClassVar[Rule]
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        # torch sets this under fused=True. GradScaler then leaves unscaling and the check for
-        # overflow to the optimizer; without it, it does both itself, for any optimizer.
-        return False
-
-    @_step_supports_amp_scaling.setter
-    def _step_supports_amp_scaling(self, value: bool) -> None:
-        pass
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -50,11 +40,12 @@ class FusedStep(torch.optim.Optimizer):
         """
         if torch.compiler.is_compiling():
             return self._torch_step(closure)
+        _check_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        why = self._native_step()
+        why = self._why_torch() or self._native_step()
         if why is not None:
             count_torch(self._rule.op, why)
             self._torch_step(None)
@@ -62,52 +53,63 @@ class FusedStep(torch.optim.Optimizer):
             count_native(self._rule.op)
         return loss
 
+    def _why_torch(self) -> str | None:
+        """What no parameter needs to be looked at for."""
+        for group in self.param_groups:
+            for option in ("capturable", "differentiable"):
+                if group.get(option):
+                    return option
+        if torch._C._len_torch_dispatch_stack():
+            return "dispatch mode"
+        if _amp_scale(self).is_cuda:
+            return "GradScaler on the device"
+        return None
+
     def _native_step(self) -> str | None:
         """Update everything, or say why torch must."""
-        groups: list[tuple[Any, ...]] = []
-        updated: list[Tensor] = []
-        made: list[Tensor] = []  # parameters whose states did not exist before
+        # GradScaler hands over its scale and the check for overflow under fused=True, as torch arranged.
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf) != 0:
+            return None
+        scale = float(_amp_scale(self))
+        undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
         try:
-            for group in self.param_groups:
-                if group.get("capturable") or group.get("differentiable"):
-                    return "capturable" if group.get("capturable") else "differentiable"
-                params = [param for param in group["params"] if param.grad is not None]
-                if not params:
-                    continue
-                keys = self._rule.state_keys(group)
-                fresh = self._fresh(params, keys)
-                if fresh:
-                    made += [params[i] for i in fresh if not self.state[params[i]]]
-                    self._make_states(group, params)
-                groups.append(
-                    (
-                        self._rule.hyper(group),
-                        group["maximize"],
-                        keys,
-                        params,
-                        [param.grad for param in params],
-                        # without states torch leaves no entry at all, so none must be made here
-                        [self.state[param] for param in params] if keys else [{}] * len(params),
-                        fresh,
-                    )
-                )
-                updated += params
+            groups = [self._step_group(group, 1 / scale, undo) for group in self.param_groups]
+        except BaseException:
+            _restore(undo)
+            raise
+        try:
             _native.step(self._rule.op, groups)
-        except BaseException as error:
-            for param in made:
-                self.state.pop(param, None)
+        except Exception as error:  # not an interrupt: that comes when the step is done
+            _restore(undo)
             if isinstance(error, _native.Unsupported):
                 return str(error)
             raise
-        _mark_changed(updated)
+        _mark_changed([param for group in groups for param in group.params])
+        if scale != 1:  # as torch: whoever looks at the gradients afterwards sees them unscaled
+            for group in groups:
+                torch._foreach_mul_(list(group.grads), 1 / scale)
         return None
 
-    def _fresh(self, params: list[Tensor], keys: tuple[str, ...]) -> list[int]:
-        """Positions of parameters that have not been stepped yet."""
-        if not keys:
-            return []
-        first = keys[0]
-        return [i for i, param in enumerate(params) if self.state[param].get(first) is None]
+    def _step_group(
+        self, group: dict[str, Any], factor: float, undo: list[tuple[dict[str, Any], dict[str, Any]]]
+    ) -> StepGroup:
+        """The parameters of a group that have gradients. `undo` gets each state made, and what it was."""
+        params = [param for param in group["params"] if param.grad is not None]
+        keys = self._rule.state_keys(group)
+        hyper = self._rule.hyper(group)
+        grads = [param.grad for param in params]
+        grad_scale = -factor if group["maximize"] else factor
+        if not keys:  # torch leaves no entry at all here, so none must be made
+            return StepGroup(
+                hyper, grad_scale, keys, params, grads, [{}] * len(params), [False] * len(params)
+            )
+        states = [self.state[param] for param in params]
+        first = [state.get(keys[0]) is None for state in states]
+        if any(first):
+            undo += [(state, dict(state)) for state, new in zip(states, first, strict=True) if new]
+            self._make_states(group, params)
+        return StepGroup(hyper, grad_scale, keys, params, grads, states, first)
 
     def _make_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """By torch's own code, so that keys, dtypes and order are its own. It wants lists to fill."""
@@ -120,6 +122,26 @@ class FusedStep(torch.optim.Optimizer):
         # ours is wrapped already.
         inner = getattr(step, "__wrapped__", None) if getattr(step, "hooked", False) else None
         return step(closure) if inner is None else inner(self, closure)
+
+
+# torch refuses to capture a step whose bias correction would be frozen in the graph; it has renamed this.
+_check_capture: Callable[[torch.optim.Optimizer], None] = (
+    getattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", None)
+    or torch.optim.Optimizer._cuda_graph_capture_health_check
+)
+
+_NO_SCALE = torch.ones(())
+
+
+def _amp_scale(optimizer: torch.optim.Optimizer) -> Tensor:
+    scale = getattr(optimizer, "grad_scale", None)
+    return _NO_SCALE if scale is None else scale
+
+
+def _restore(undo: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    for state, before in undo:
+        state.clear()
+        state.update(before)
 
 
 def _mark_changed(params: list[Tensor]) -> None:
