@@ -364,3 +364,112 @@ def test_retained_gradient_and_hooks() -> None:
     F.cross_entropy(logits, t).backward()
     assert torch.equal(seen[0], logits.grad)
     assert torch.equal(x.grad, logits.grad)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_batches_of_seeds(op: str) -> None:
+    """vmap over the backward alone: is_grads_batched, and the vectorised Jacobian."""
+    for reduction in ("none", "mean"):
+        results = []
+        for function in functions(op):
+            x, t = leaves(op, (3, 4))
+            loss = function(x, t, reduction=reduction)
+            seeds = torch.randn(5, *loss.shape, generator=torch.Generator().manual_seed(1))
+            batch = torch.autograd.grad(loss, x, seeds, is_grads_batched=True)[0]
+            jacobian = torch.autograd.functional.jacobian(
+                lambda a, f=function, t=t, r=reduction: f(a, t, reduction=r), x, vectorize=True
+            )
+            results.append((batch, jacobian))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_unusual_seeds(op: str) -> None:
+    """A seed with its negative bit set, and one with more dimensions than can be merged."""
+    results = []
+    for function in functions(op):
+        x, t = leaves(op, (3, 4))
+        loss = function(x, t, reduction="none")
+        shape = loss.shape
+        generator = torch.Generator().manual_seed(1)
+        seed = torch.view_as_complex(torch.randn(*shape, 2, generator=generator)).conj().imag
+        results.append(torch.autograd.grad(loss, x, seed)[0])
+    torch.testing.assert_close(*results)
+    results = []
+    for function in functions(op):
+        y = torch.randn([2] * 10, generator=torch.Generator().manual_seed(2)).permute(*reversed(range(10)))
+        y = y.clone(memory_format=torch.preserve_format)[..., :1].expand([2] * 10).requires_grad_()
+        _, t = loss_inputs(op, (2,) * 10, torch.float32)
+        results.append(torch.autograd.grad(function(y, t), y)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_negative_bit_of_a_scalar() -> None:
+    scalar = torch.tensor(1 + 2j).conj().imag
+    assert F.mse_loss(scalar, torch.tensor(0.5)) == 6.25
+    x = torch.tensor(1.0, requires_grad=True)
+    F.mse_loss(x, torch.tensor(0.0), reduction="none").backward(scalar)
+    assert x.grad == -4
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_functional_transforms_inside_compile(op: str) -> None:
+    """They must not be lost: the tangent would silently be zero."""
+    for transform in (
+        lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+        lambda f, x: torch.func.grad(f)(x),
+    ):
+        results = []
+        for function in functions(op):
+            x, t = leaves(op)
+            compiled = torch.compile(
+                lambda a, f=function, g=transform, t=t: g(lambda b: f(b, t), a), backend="aot_eager"
+            )
+            results.append(compiled(x.detach()))
+            torch._dynamo.reset()
+        torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_compile_falls_back_where_the_kernels_would_refuse(op: str) -> None:
+    x = torch.randn([2] * 9).permute(*reversed(range(9))).requires_grad_()
+    _, t = loss_inputs(op, (2,) * 9, torch.float32)
+    ours, theirs = functions(op)
+    compiled = torch.compile(lambda a: ours(a, t), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), theirs(x, t))
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_compile_with_broadcasting() -> None:
+    x, t = torch.randn(3, 1, requires_grad=True), torch.randn(4)
+    compiled = torch.compile(lambda: F.mse_loss(x, t), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(), ((x - t) ** 2).mean())
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_class_weights_under_autocast(dtype: torch.dtype) -> None:
+    """An imbalanced classifier with mixed precision: half logits, float32 weights."""
+    model, x, y = torch.nn.Linear(5, 3), torch.randn(4, 5), torch.tensor([0, 2, 0, 1])
+    for weight in (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0]).to(dtype)):
+        results = []
+        for function in functions("cross_entropy"):
+            with torch.autocast("cpu", dtype):
+                loss = function(model(x), y, weight=weight, label_smoothing=0.1)
+            (grad,) = torch.autograd.grad(loss, model.weight, create_graph=True)
+            (second,) = torch.autograd.grad(grad.sum(), model.weight)
+            (plain,) = torch.autograd.grad(function(model(x), y, weight=weight.float()), model.weight)
+            results.append((loss, grad, second, plain))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)
+    assert fusestep.stats()["cross_entropy"]["torch"] == {}
+
+
+@pytest.mark.parametrize("op", LOSSES)
+@pytest.mark.parametrize("reduction", [None, 3, b"mean"])
+def test_reduction_that_is_no_string(op: str, reduction: object) -> None:
+    x, t = leaves(op)
+    with pytest.raises(ValueError, match="reduction"):
+        functions(op)[0](x, t, reduction=reduction)

@@ -301,3 +301,56 @@ def test_cuda_steps_agree_with_the_cpu(name: str) -> None:
 
     for a, b in zip(steps("cuda"), steps("cpu"), strict=True):
         assert ulps_apart(a, b) <= 8
+
+
+def test_the_number_of_threads_in_another_thread() -> None:
+    """OpenMP keeps it for each thread; torch passes its own on, and so must we."""
+    code = """
+import threading, torch, fusestep
+torch.set_num_threads(1)
+seen = []
+thread = threading.Thread(target=lambda: seen.append(fusestep.get_num_threads()))
+thread.start(); thread.join()
+assert seen == [1], seen
+"""
+    in_new_process(code)
+
+
+def test_a_forked_child_when_only_torch_has_used_openmp() -> None:
+    code = """
+import os, signal, torch
+torch.set_num_threads(2)
+x = torch.randn(400_000)
+z = torch.zeros_like(x)
+(x * x).exp().sum()
+import fusestep.nn.functional as F
+pid = os.fork()
+if pid == 0:
+    with torch.no_grad():
+        F.mse_loss(x, z)
+    os._exit(0)
+signal.alarm(60)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    in_new_process(code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize("threading", ["openmp", "pool"])
+def test_out_of_memory_in_a_thread_is_an_exception(threading: str) -> None:
+    code = """
+import resource, torch, fusestep.nn.functional as F
+torch.set_num_threads(2)
+x = torch.zeros(2, 60_000_000, dtype=torch.bfloat16)
+y = torch.tensor([0, 1])
+F.cross_entropy(x[:, :70_000], y)  # the threads are there
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)
+for _ in range(3):
+    try:
+        F.cross_entropy(x, y)
+    except MemoryError:
+        continue
+    raise AssertionError
+"""
+    in_new_process(code, FUSESTEP_THREADING=threading)

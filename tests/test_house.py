@@ -250,3 +250,36 @@ def test_the_tests_pin_the_torch_they_compare_with() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     assert f"torch=={torch.__version__.split('+')[0]}" in project
     assert 'dependencies = ["numpy' in project
+
+
+def test_importing_submodules_leaves_torchs_own_in_place() -> None:
+    """Found by path, a module two levels down would be loaded a second time and replace torch's."""
+    code = """
+import torch, torch.nn.utils.rnn, torch.nn.modules.loss, torch.optim.lr_scheduler, sys
+before = {name: module for name, module in sys.modules.items() if name.startswith("torch.")}
+pad, loss = torch.nn.utils.rnn.pad_sequence, torch.nn.modules.loss.MSELoss
+from fusestep.nn.utils.rnn import pad_sequence, pack_padded_sequence
+import fusestep.nn.modules.loss
+import fusestep.nn.utils.parametrizations
+import fusestep.optim.lr_scheduler as scheduler
+import fusestep.nn.functional as F
+assert pad_sequence is pad is torch.nn.utils.rnn.pad_sequence
+assert torch.nn.modules.loss.MSELoss is loss is fusestep.nn.modules.loss.MSELoss
+assert scheduler is torch.optim.lr_scheduler
+assert F.__name__ == "fusestep.nn.functional"
+for name, module in before.items():
+    assert sys.modules[name] is module, name
+    assert module.__spec__ is None or not module.__spec__.name.startswith("fusestep"), name
+torch.nn.LSTM(3, 4, batch_first=True)(pack_padded_sequence(torch.randn(2, 5, 3), [5, 3], batch_first=True))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_star_imports() -> None:
+    for ours, theirs in (("nn", torch.nn), ("nn.functional", torch.nn.functional), ("optim", torch.optim)):
+        names: dict[str, object] = {}
+        exec(f"from fusestep.{ours} import *", names)
+        expected: dict[str, object] = {}
+        exec(f"from {theirs.__name__} import *", expected)
+        assert expected.keys() <= names.keys()
+    assert names["Adam"] is optim.Adam

@@ -229,3 +229,31 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_what_the_constructor_and_the_loader_refuse(name: str) -> None:
+    make, w = getattr(fnp, name), np.ones(3)
+    with pytest.raises(TypeError, match="floating point"):
+        make([np.ones(3, np.int64)])
+    with pytest.raises(ValueError, match="more than once"):
+        make([w, w])
+    with pytest.raises(ValueError, match="no option"):
+        make([{"params": [w], "learning_rate": 3}])
+    if "betas" in inspect.signature(make).parameters:
+        with pytest.raises(ValueError, match="two numbers"):
+            make([w], betas=(0.9,))
+    optimizer = make([w], lr=0.1)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["lr"] = -5
+    with pytest.raises(ValueError, match="learning rate"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.lr == 0.1
+
+
+def test_labels_and_ignore_index() -> None:
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(IndexError, match="out of bounds"):
+        fnp.cross_entropy(x, np.array([0, 2**64 - 100], np.uint64))
+    with pytest.raises(TypeError):
+        fnp.cross_entropy(x, np.array([0, 1]), ignore_index=1.5)

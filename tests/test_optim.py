@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -564,3 +565,151 @@ def test_every_rule_has_a_class() -> None:
     assert {getattr(optim, name)._rule.op for name in NAMES} == set(RULES)
     for rule in RULES:
         assert OPS[rule]["class_name"] in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_parameter_twice(name: str) -> None:
+    results = []
+    for ours in (True, False):
+        param = Parameter(torch.ones(5))
+        with pytest.warns(UserWarning, match="duplicate"):
+            optimizer = make(name, ours, lr=0.1)([param, param])
+        for value in (1.0, 2.0, 3.0):
+            param.grad = torch.full((5,), value)
+            optimizer.step()
+        results.append((param.detach(), optimizer.state[param].get("step")))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_lies_in_another_parameter(name: str) -> None:
+    results = []
+    for ours in (True, False):
+        params = [Parameter(torch.full((50_000,), float(i))) for i in range(3)]
+        optimizer = make(name, ours, lr=0.1)(params)
+        params[0].grad = torch.ones(50_000)
+        params[1].grad = params[0].data
+        params[2].grad = params[1].data
+        optimizer.step()
+        results.append(torch.cat([p.detach() for p in params]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_shared_by_hand(name: str) -> None:
+    results = []
+    for ours in (True, False):
+        a, b = Parameter(torch.ones(5)), Parameter(torch.zeros(5))
+        optimizer = make(name, ours, lr=0.1)([a, b])
+        for step in range(3):
+            a.grad, b.grad = torch.ones(5), torch.full((5,), 0.5)
+            optimizer.step()
+            if step == 0:
+                optimizer.state[b] = optimizer.state[a]
+        results.append(torch.stack([a.detach(), b.detach()]))
+    torch.testing.assert_close(*results)
+
+
+def test_a_later_group_that_is_torchs_leaves_no_states_behind() -> None:
+    results = []
+    for ours in (True, False):
+        a, b = Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
+        groups = [{"params": [a]}, {"params": [b], "differentiable": True}]
+        optimizer = make("SGD", ours, lr=0.1, momentum=0.9, dampening=0.5)(groups)
+        leaf = b.clone()
+        optimizer.param_groups[1]["params"] = [leaf]
+        for _ in range(2):
+            a.grad, leaf.grad = torch.ones(2), torch.ones(2)
+            optimizer.step()
+        results.append((a.detach(), optimizer.state[a]["momentum_buffer"]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_grad_scaler_with_float16_parameters(name: str) -> None:
+    """fused=True lets the optimizer unscale, which GradScaler itself refuses to do in float16."""
+    param = Parameter(torch.ones(5, dtype=torch.float16))
+    optimizer = make(name, True, fused=True, lr=0.1)([param])
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    wide = Parameter(torch.ones(5))
+    reference = make(name, False, lr=0.1)([wide])
+    for value in (float("inf"), 1.0, 2.0):
+        optimizer.zero_grad()
+        scaler.scale((param * value).sum()).backward()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        if value != float("inf"):
+            assert torch.equal(param.grad, torch.full_like(param, value)), f"gradient still at scale {scale}"
+            wide.grad = torch.full((5,), value)
+            reference.step()
+        scaler.update()
+    torch.testing.assert_close(param.detach().float(), wide.detach(), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_found_inf_of_several_devices(name: str) -> None:
+    """It is a sum, so 2 is an overflow too; and the first step must leave no trace."""
+    param = Parameter(torch.ones(3))
+    optimizer = make(name, True, **({"momentum": 0.9} if name == "SGD" else {}))([param])
+    param.grad = torch.full((3,), float("inf"))
+    optimizer.found_inf = torch.tensor(2.0)
+    optimizer.step()
+    assert torch.equal(param.detach(), torch.ones(3))
+    assert not any(optimizer.state.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupt_after_the_step_keeps_its_states(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is delivered when the native call returns: by then the step has happened."""
+    param = Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = make(name, True, **({"momentum": 0.9} if name == "SGD" else {}))([param])
+    native = _native.step
+
+    def interrupted(*args: Any) -> None:
+        native(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_native, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert not torch.equal(param.detach(), torch.ones(3))
+    assert optimizer.state[param]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_replaced_by_another_thread(name: str) -> None:
+    """The GIL is released while the kernel runs; what it writes to must not be freed."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    param = Parameter(torch.zeros(2_000_000))
+    param.grad = torch.ones_like(param)
+    optimizer = make(name, True, **options)([param])
+    optimizer.step()
+    key = next(key for key in optimizer.state[param] if key != "step")
+    done = threading.Event()
+
+    def replace() -> None:
+        while not done.is_set():
+            optimizer.state[param][key] = torch.zeros_like(param)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(30):
+            optimizer.step()
+    finally:
+        done.set()
+        thread.join()
+    assert torch.isfinite(param).all()
+
+
+def test_an_integer_step() -> None:
+    for ours in (True, False):
+        param = Parameter(torch.ones(3))
+        param.grad = torch.ones(3)
+        optimizer = make("Adam", ours)([param])
+        optimizer.step()
+        optimizer.state[param]["step"] = torch.tensor(1)
+        optimizer.step()
+        assert optimizer.state[param]["step"] == 2

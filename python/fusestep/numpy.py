@@ -6,8 +6,8 @@ Losses return ``(loss, grad)``; optimizers update arrays in place::
     loss, grad = fusestep.numpy.cross_entropy(x @ w + b, labels)
     opt.step([x.T @ grad, grad.sum(0)])
 
-Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides of whole elements. Half types are
-computed in float32 and rounded once.
+Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides of whole
+elements. Half types are computed in float32 and rounded once.
 """
 
 from __future__ import annotations

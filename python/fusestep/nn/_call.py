@@ -209,8 +209,8 @@ class _Loss(torch.autograd.Function):
         input, target, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         call: LossCall = ctx.call
-        # create_graph: somebody will differentiate what we return. functorch: the seed is a batch of seeds.
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        # create_graph: somebody will differentiate what we return. vmap: the seed is a batch of seeds.
+        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(seed):
             return (*_by_torch(call, input, target, weight, seed, needs), None, None)
         early, ctx.grads = ctx.grads, None
         grads = None if early is None else _scaled(early, seed)
