@@ -210,7 +210,7 @@ class _Loss(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         call: LossCall = ctx.call
         # create_graph: somebody will differentiate what we return. vmap: the seed is a batch of seeds.
-        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(seed):
+        if torch.is_grad_enabled() or _is_batched(seed):
             return (*_by_torch(call, input, target, weight, seed, needs), None, None)
         early, ctx.grads = ctx.grads, None
         grads = None if early is None else _scaled(early, seed)
@@ -221,6 +221,12 @@ class _Loss(torch.autograd.Function):
                 count_torch(call.op, str(unsupported))
                 grads = _by_torch(call, input, target, weight, seed, needs)
         return (*grads, None, None)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    # The second is what is_grads_batched and the vectorised Jacobian still use.
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def _scaled(grads: Grads, seed: Tensor) -> Grads | None:
