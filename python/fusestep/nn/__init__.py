@@ -2,9 +2,9 @@
 
 from fusestep._torch_names import mirror
 from fusestep.nn import functional as functional
-from fusestep.nn.loss import CrossEntropyLoss as CrossEntropyLoss
-from fusestep.nn.loss import MSELoss as MSELoss
+from fusestep.nn import loss
+from fusestep.nn.loss import *  # noqa: F403
 
-KERNELS = ["CrossEntropyLoss", "MSELoss"]  # the names that are ours
+KERNELS = loss.__all__  # the names that are ours
 
 __getattr__, __dir__, __all__ = mirror("fusestep.nn", [*KERNELS, "functional"])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fusestep.nn import functional as F
 
+__all__ = ["CrossEntropyLoss", "MSELoss"]
+
 
 class MSELoss(torch.nn.MSELoss):
     """Mean squared error; see :func:`fusestep.nn.functional.mse_loss`.

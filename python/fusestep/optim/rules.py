@@ -10,6 +10,8 @@ import torch
 from fusestep._rules import Rule
 from fusestep.optim._fused import FusedStep
 
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+
 
 class SGD(FusedStep, torch.optim.SGD):
     """Gradient descent, with momentum, dampening and Nesterov. Source: :class:`torch.optim.SGD`."""
