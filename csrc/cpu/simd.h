@@ -65,7 +65,8 @@ struct Pack {
   native v;
   Pack() = default;
   FUSESTEP_HD Pack(native value) : v(value) {}
-  FUSESTEP_HD explicit Pack(T value) : v(native{} + value) {}
+  // Subtracting zero changes no value; adding it would turn -0 into +0.
+  FUSESTEP_HD explicit Pack(T value) : v(value - native{}) {}
   FUSESTEP_HD Pack operator+(Pack o) const { return v + o.v; }
   FUSESTEP_HD Pack operator-(Pack o) const { return v - o.v; }
   FUSESTEP_HD Pack operator*(Pack o) const { return v * o.v; }

@@ -169,6 +169,9 @@ void check_conversions(uint64_t stride) {
   printf("conversions    checked\n");
 }
 
+double signed_zero(double x) { return isnan(x) ? x : -0.0; }
+double max_with_nan(double x) { return isnan(x) || x > 1.5 ? x : 1.5; }
+double min_with_nan(double x) { return isnan(x) || x < 1.5 ? x : 1.5; }
 double exact_log1p(double x) { return x < 0 ? NAN : ::log1p(x); }
 
 }  // namespace
@@ -185,6 +188,13 @@ int main(int argc, char** argv) {
         return select(x < V(0.0f), V(NAN), fusestep::log1p(x));
       },
       exact_log1p, stride, 1.5);
+  // The primitives: a pack must do what a lane does, down to the sign of zero and the place of NaN.
+  check_float("abs", [](auto x) { return fusestep::abs(x); }, ::fabs, stride, 0);
+  check_float("sqrt", [](auto x) { return fusestep::sqrt(x); }, ::sqrt, stride, 0.5);
+  check_float(
+      "broadcast", [](auto x) { return select(x == x, decltype(x)(-0.0f), x); }, signed_zero, stride, 0);
+  check_float("max", [](auto x) { return fusestep::max(x, decltype(x)(1.5f)); }, max_with_nan, stride, 0);
+  check_float("min", [](auto x) { return fusestep::min(decltype(x)(1.5f), x); }, min_with_nan, stride, 0);
   check_double("exp double", [](double x) { return fusestep::exp(x); }, expl, -745, 709, 1.0);
   check_double("log double", [](double x) { return fusestep::log(x); }, logl, 1e-300, 10, 1.0);
   check_double("log1p double", [](double x) { return fusestep::log1p(x); }, log1pl, 0, 4, 1.5);
