@@ -114,14 +114,14 @@ def test_every_loss_has_its_python(op: str) -> None:
     name = OPS[op]["class_name"]
     assert op in F.KERNELS, f"nn/functional.py has no {op}"
     assert name in nn.KERNELS, f"nn/__init__.py does not show {name}"
-    assert op in fnp.__all__, f"numpy.py has no {op}"
+    assert op in fnp.__all__, f"numpy/losses.py has no {op}"
 
 
 @pytest.mark.parametrize("op", RULES)
 def test_every_rule_has_its_python(op: str) -> None:
     name = OPS[op]["class_name"]
     assert name in optim.KERNELS, f"optim/__init__.py does not show {name}"
-    assert name in fnp.__all__, f"numpy.py has no {name}"
+    assert name in fnp.__all__, f"numpy/optim.py has no {name}"
 
 
 def test_the_readme_lists_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,13 +223,10 @@ def test_no_symbol_leaks_out_of_an_instruction_set(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
 def test_nothing_is_linked_that_must_not_be() -> None:
     """Neither OpenMP (a second thread pool) nor libtorch nor a CUDA runtime."""
-    for path in PYTHON.parent.glob("fusestep/_*.so"):
+    for path in Path(_native.__file__).parent.glob("_*.so"):  # _native, and _cuda where it was built
         listing = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
+        assert "libc.so" in listing
         assert not re.search(r"gomp|libomp|torch|libcuda|cudart|libc10", listing), listing
-    path = Path(_native.__file__)
-    listing = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
-    assert "libstdc++" in listing
-    assert not re.search(r"gomp|libomp|torch|libcuda|cudart|libc10", listing), listing
 
 
 def test_the_cuda_module_imports_without_a_driver() -> None:

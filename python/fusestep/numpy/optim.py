@@ -1,165 +1,18 @@
-"""The kernels of fusestep on NumPy arrays, without PyTorch.
-
-Losses return ``(loss, grad)``; optimizers update arrays in place::
-
-    opt = fusestep.numpy.Adam([w, b], lr=1e-3)
-    loss, grad = fusestep.numpy.cross_entropy(x @ w + b, labels)
-    opt.step([x.T @ grad, grad.sum(0)])
-
-Arrays may be float32, float64, float16, or bfloat16 (``ml_dtypes``), with any strides of whole
-elements. Half types are computed in float32 and rounded once.
-"""
+"""Optimizers that update NumPy arrays in place, with the state layout of torch's."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from fusestep import _native
 from fusestep._rules import Rule, StepGroup
 from fusestep._stats import count_native
+from fusestep.numpy._arrays import Array, as_array
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "cross_entropy", "mse_loss"]
-
-_Array = NDArray[Any]
-
-
-# ---- losses ----
-
-
-def _as_array(value: ArrayLike, name: str) -> _Array:
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"`{name}` is a masked array; its mask would be ignored")
-    if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
-        raise TypeError(f"`{name}` must be a NumPy array, got {type(value).__name__}")
-    array = np.asarray(value)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _run(
-    op: str,
-    input: _Array,
-    target: _Array,
-    weight: _Array | None,
-    loss_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    with_grad: bool,
-    reduction: str,
-    hyper: tuple[float, ...] = (),
-    ignore_index: int = -100,
-) -> Any:
-    loss = np.empty(loss_shape if reduction == "none" else (), dtype)
-    grad = np.empty(input.shape, input.dtype) if with_grad else None
-    _native.run(op, (input, target, weight), (loss, grad), hyper, reduction, None, ignore_index)
-    count_native(op)
-    value = loss if reduction == "none" else loss[()]
-    return (value, grad) if with_grad else value
-
-
-@overload
-def mse_loss(
-    input: ArrayLike, target: ArrayLike, reduction: str = ..., with_grad: Literal[True] = ...
-) -> tuple[Any, _Array]: ...
-@overload
-def mse_loss(
-    input: ArrayLike, target: ArrayLike, reduction: str = ..., *, with_grad: Literal[False]
-) -> Any: ...
-def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", with_grad: bool = True) -> Any:
-    """Mean squared error and its gradient with respect to ``input``.
-
-    Args:
-        input: Predictions, shape ``(*)``, floating point.
-        target: Ground truth, of the same shape; nothing is broadcast.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        with_grad: Return the gradient too.
-
-    Returns:
-        ``(loss, grad)``, or ``loss`` alone. ``loss`` is a NumPy scalar of the promoted dtype, or an array
-        of shape ``(*)`` for ``"none"``; ``grad`` has the shape and dtype of ``input``. For ``"none"`` it is
-        the gradient of the sum.
-
-    Raises:
-        TypeError: an argument is not an array of a supported dtype.
-        ValueError: the shapes differ, or ``reduction`` is none of the three.
-
-    Source: :func:`torch.nn.functional.mse_loss`.
-    """
-    x, t = _as_array(input, "input"), _as_array(target, "target")
-    if x.shape != t.shape:
-        raise ValueError(f"`target` must have the shape of `input`, {x.shape}, got {t.shape}")
-    dtype = np.promote_types(x.dtype, t.dtype)
-    return _run("mse_loss", x, t, None, x.shape, dtype, with_grad, reduction)
-
-
-@overload
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = ...,
-    ignore_index: int = ...,
-    reduction: str = ...,
-    label_smoothing: float = ...,
-    with_grad: Literal[True] = ...,
-) -> tuple[Any, _Array]: ...
-@overload
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = ...,
-    ignore_index: int = ...,
-    reduction: str = ...,
-    label_smoothing: float = ...,
-    *,
-    with_grad: Literal[False],
-) -> Any: ...
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-    with_grad: bool = True,
-) -> Any:
-    """Cross-entropy between logits and labels, and its gradient with respect to the logits.
-
-    Args:
-        input: Logits, shape ``(C)``, ``(N, C)`` or ``(N, C, d1, …)``, floating point.
-        target: Labels in ``[0, C)`` or ``ignore_index``, shape of ``input`` without ``C``, any integer dtype.
-        weight: Weight of each class, shape ``(C)``, dtype of ``input``.
-        ignore_index: Rows with this label have zero loss and gradient, and do not count in the mean.
-        reduction: ``"mean"`` (divides by the weights of the labels), ``"sum"`` or ``"none"``.
-        label_smoothing: Probability mass in ``[0, 1]`` spread over all classes.
-        with_grad: Return the gradient too.
-
-    Returns:
-        ``(loss, grad)``, or ``loss`` alone. ``loss`` is a NumPy scalar of the dtype of ``input``, or an array
-        of the shape of ``target`` for ``"none"``; ``grad`` has the shape and dtype of ``input``. For
-        ``"none"`` it is the gradient of the sum.
-
-    Raises:
-        IndexError: a label is out of range.
-        TypeError: an argument is not an array of a supported dtype.
-        ValueError: batch sizes differ, smoothing is outside [0, 1], or ``reduction`` is none of the three.
-        RuntimeError: other mismatches of shape or dtype.
-
-    Source: :func:`torch.nn.functional.cross_entropy`.
-    """
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"`label_smoothing` must be in [0, 1], got {label_smoothing}")
-    x, t = _as_array(input, "input"), _as_array(target, "target")
-    w = None if weight is None else _as_array(weight, "weight")
-    shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
-    hyper = (float(label_smoothing),)
-    ignored = operator.index(ignore_index)
-    return _run("cross_entropy", x, t, w, shape, x.dtype, with_grad, reduction, hyper, ignored)
-
-
-# ---- optimizers ----
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -188,7 +41,7 @@ class Optimizer:
 
     _rule: ClassVar[Rule]
 
-    def __init__(self, params: Iterable[_Array] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Iterable[Array] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
         _check(defaults)
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
@@ -242,7 +95,7 @@ class Optimizer:
         self.param_groups.append(merged)
         self.state += [{} for _ in params]
 
-    def step(self, grads: Sequence[_Array | None]) -> None:
+    def step(self, grads: Sequence[Array | None]) -> None:
         """Update every array in place; either all of them or, if anything is wrong with one, none.
 
         Args:
@@ -263,8 +116,8 @@ class Optimizer:
         try:
             for group in self.param_groups:
                 keys = self._rule.state_keys(group)
-                params: list[_Array] = []
-                given: list[_Array] = []
+                params: list[Array] = []
+                given: list[Array] = []
                 states: list[dict[str, Any]] = []
                 first: list[bool] = []
                 for param in group["params"]:
@@ -278,7 +131,7 @@ class Optimizer:
                             made.append(state)
                         self._make_states(param, state, keys)
                     params.append(param)
-                    given.append(_as_array(grad, "grad"))
+                    given.append(as_array(grad, "grad"))
                     states.append(state)
                 grad_scale = -1.0 if group["maximize"] else 1.0
                 hyper = self._rule.hyper(group)
@@ -290,7 +143,7 @@ class Optimizer:
             raise
         count_native(self._rule.op)
 
-    def _make_states(self, param: _Array, state: dict[str, Any], keys: tuple[str, ...]) -> None:
+    def _make_states(self, param: Array, state: dict[str, Any], keys: tuple[str, ...]) -> None:
         if self._rule.counts_steps:
             state.setdefault("step", np.zeros((), np.float32))
         for key in keys:
@@ -337,7 +190,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        params: Iterable[Array] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
@@ -364,7 +217,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        params: Iterable[Array] | Iterable[dict[str, Any]],
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -393,7 +246,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        params: Iterable[Array] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -420,7 +273,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Iterable[_Array] | Iterable[dict[str, Any]],
+        params: Iterable[Array] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
