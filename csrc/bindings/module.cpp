@@ -68,12 +68,13 @@ py::typing::Dict<py::str, py::bool_> isas() {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Kernels of fusestep behind a few functions. Not public: use fusestep.nn, .optim, .numpy.";
-  static py::exception<Unsupported> unsupported(m, "Unsupported", PyExc_TypeError);
+  // Never released: a static object would be, after the interpreter has gone.
+  static const auto* const unsupported = new py::exception<Unsupported>(m, "Unsupported", PyExc_TypeError);
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Unsupported& error) {
-      py::set_error(unsupported, error.reason.c_str());
+      py::set_error(*unsupported, error.reason.c_str());
     }
   });
 

@@ -63,7 +63,9 @@ void read_group(const OpInfo& info, const py::tuple& from, Group& group) {
 }
 
 Counter read_counter(const py::object& state) {
-  static const py::object key = py::reinterpret_steal<py::object>(PyUnicode_InternFromString("step"));
+  // Never released: a static object would be, after the interpreter has gone.
+  static PyObject* const interned = PyUnicode_InternFromString("step");
+  const py::handle key(interned);
   Counter counter;
   counter.state = state;
   const py::object step = state[key];
