@@ -469,10 +469,12 @@ def test_what_is_replaced_between_steps_is_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_that_share_memory_are_stepped_in_turn(name: str) -> None:
+    fusestep.set_num_threads(4)
     results = []
     for ours in (True, False):
-        base = torch.ones(100000)
-        params = [Parameter(base), Parameter(base[1000:]), Parameter(base)]
+        base = torch.ones(100_000)
+        # Many, so that two threads at work on them at once lose updates.
+        params = [Parameter(base[i:]) for i in range(32)]
         optimizer = make(name, ours, lr=0.1)(params)
         for param in params:
             param.grad = torch.full_like(param, 0.5)
