@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from fusestep._torch_names import mirror
-from fusestep.nn._call import LossCall, autocast_enabled, run, run_torch, why_torch
+from fusestep.nn._autograd import run, run_torch, why_torch
+from fusestep.nn._call import LossCall, autocast_enabled
 
 KERNELS = ["cross_entropy", "mse_loss"]  # the names that are ours
 

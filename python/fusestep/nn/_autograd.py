@@ -1,0 +1,213 @@
+"""From a functional loss to the kernel: what must go to torch instead, and the one autograd function."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fusestep import _native
+from fusestep._stats import count_native, count_torch
+from fusestep.nn._call import FLOATING, HALF, LossCall
+from fusestep.nn._compiled import run_compiled
+
+Grads = tuple[Tensor | None, Tensor | None]  # of input and target
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_MAX_DIMS = 8  # of the native View, if no two dimensions can be merged
+_ENGINES = ("cpu", "cuda") if importlib.util.find_spec("fusestep._cuda") else ("cpu",)
+
+
+def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands: Tensor | None) -> Tensor:
+    """torch's own function, counted."""
+    if not torch.compiler.is_compiling():
+        count_torch(op, reason)
+    return reference(*operands)
+
+
+def why_torch(*operands: Tensor) -> str | None:
+    """Why the kernels must not see these operands, or None."""
+    for operand in operands:
+        if type(operand) not in _PLAIN:
+            return "tensor subclass" if isinstance(operand, Tensor) else "not a tensor"
+    if torch._C._are_functorch_transforms_active():
+        return "functorch transform"
+    if forward_ad._current_level >= 0:
+        return "forward-mode AD"
+    if torch.compiler.is_compiling():
+        return _why_not_compiled(*operands)
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return "dispatch mode"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    return None
+
+
+def _why_not_compiled(*operands: Tensor) -> str | None:
+    """A compiled graph has no way back to torch's function, so what the kernels refuse is refused here."""
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    for operand in operands:
+        if operand.device.type not in _ENGINES:
+            return "device"
+        if operand.dim() >= _MAX_DIMS:
+            return "dimensions"
+    return None
+
+
+def run(call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The loss by our kernel, or by torch's function if it turns out that the kernel cannot take it."""
+    operands = (input, target) if weight is None else (input, target, weight)
+    if input.dtype not in FLOATING or (call.class_dim is None and target.dtype not in FLOATING):
+        return run_torch(call.op, "dtype", call.reference, *operands)
+    needs = torch.is_grad_enabled()
+    need_input = needs and input.requires_grad
+    need_target = needs and target.requires_grad
+    if torch.compiler.is_compiling():
+        return run_compiled(call, input, target, weight, need_input, need_target)
+    try:
+        if need_input or need_target:
+            loss = _Loss.apply(input, target, weight, call)  # type: ignore[no-untyped-call]
+        else:
+            loss, _ = _forward(call, input, target, weight, (False, False))
+    except _native.Unsupported as unsupported:
+        return run_torch(call.op, str(unsupported), call.reference, *operands)
+    count_native(call.op)
+    return loss  # type: ignore[no-any-return]
+
+
+def _like(tensor: Tensor, wanted: bool) -> Tensor | None:
+    return torch.empty_like(tensor) if wanted else None
+
+
+def _forward(
+    call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None, needs: tuple[bool, bool]
+) -> tuple[Tensor, Grads]:
+    """The loss, and the gradients asked for at grad_output 1."""
+    dtype = call.loss_dtype(input, target)
+    loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
+    grads = _like(input, needs[0]), _like(target, needs[1])
+    _native.run(
+        call.op,
+        (input, target, weight),
+        (loss, *grads),
+        call.hyper,
+        call.reduction,
+        None,
+        call.ignore_index,
+    )
+    return loss, grads
+
+
+def _backward(
+    call: LossCall,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    seed: Tensor,
+    needs: tuple[bool, bool],
+) -> Grads:
+    """The gradients for any grad_output, from the inputs."""
+    grads = _like(input, needs[0]), _like(target, needs[1])
+    _native.run(
+        call.op,
+        (input, target, weight),
+        (None, *grads),
+        call.hyper,
+        call.reduction,
+        seed,
+        call.ignore_index,
+    )
+    return grads
+
+
+class _Loss(torch.autograd.Function):
+    """The one autograd function of all losses.
+
+    The gradient is computed in forward, at grad_output 1, and handed out by the first backward. It is
+    handed out once: whoever receives it may keep or change it, so a second backward through a retained
+    graph computes a new one. The context is taken in ``forward``, because ``setup_context`` makes
+    torch inspect the signature at each call (10 µs).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: LossCall) -> Tensor:
+        early = call.gradient_in_forward(input, target)
+        needs = ctx.needs_input_grad[:2] if early else (False, False)
+        loss, grads = _forward(call, input, target, weight, needs)
+        ctx.save_for_backward(input, target, weight)
+        ctx.call = call
+        ctx.grads = [grads] if early else []
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
+        input, target, weight = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:2]
+        call: LossCall = ctx.call
+        # create_graph: somebody will differentiate what we return. vmap: the seed is a batch of seeds.
+        if torch.is_grad_enabled() or _is_batched(seed):
+            return (*_by_torch(call, input, target, weight, seed, needs), None, None)
+        try:
+            grads = _scaled(ctx.grads.pop(), seed)  # pop is atomic: two threads may share a retained graph
+        except IndexError:
+            grads = None
+        if grads is None:
+            try:
+                grads = _backward(call, input, target, weight, seed, needs)
+            except _native.Unsupported as unsupported:  # of the seed: the inputs were good in forward
+                count_torch(call.op, str(unsupported))
+                grads = _by_torch(call, input, target, weight, seed, needs)
+        return (*grads, None, None)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    # The second is what is_grads_batched and the vectorised Jacobian still use.
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+
+
+def _scaled(grads: Grads, seed: Tensor) -> Grads | None:
+    """Gradients at grad_output 1 made those at ``seed``, in place; None if they must be computed anew."""
+    if not seed.is_cuda:  # on CUDA nobody waits for a number: there they are float32 or float64
+        value = float(seed)
+        if value == 1.0:
+            return grads
+        # An ignored row stays zero whatever the seed, and bfloat16 must not be rounded twice.
+        half = any(grad is not None and grad.dtype is torch.bfloat16 for grad in grads)
+        if half or not math.isfinite(value):
+            return None
+    for grad in grads:
+        if grad is not None:
+            grad.mul_(seed)
+    return grads
+
+
+def _by_torch(
+    call: LossCall,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    seed: Tensor,
+    needs: tuple[bool, bool],
+) -> Grads:
+    """The gradients by torch's own operations; differentiable, if grad mode is on."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Outside of create_graph the operands are cut off, so that nothing behind them is touched.
+        leaves = [
+            t if create_graph or not need else t.detach().requires_grad_()
+            for t, need in zip((input, target), needs, strict=True)
+        ]
+        # Under autocast the loss was float32 though the operands are not.
+        operands = [*leaves] if weight is None else [*leaves, weight]
+        loss = call.reference(*(t.to(seed.dtype) if t.dtype in HALF else t for t in operands))
+        wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
+        grads = iter(torch.autograd.grad(loss, wanted, seed.to(loss.dtype), create_graph=create_graph))
+    first, second = (next(grads) if need else None for need in needs)
+    return first, second
