@@ -26,8 +26,8 @@ FUSESTEP_HD constexpr DType dtype_of() {
   return sizeof(T) == 8 ? DType::f64 : DType::f32;
 }
 
-// Calls visit(offset, at, length) for each piece of a block that has a constant inner stride, which is
-// passed on as a template argument's worth of knowledge: 1, or whatever it is.
+// Calls visit(offset, at, length, stride) for each piece of a block whose elements lie `stride` apart: the
+// part of an innermost dimension that falls into it, or all of it if the view is dense.
 template <class Visit>
 void for_each_piece(const View& view, int64_t start, int count, Visit&& visit) {
   if (view.contiguous) return visit(start, 0, count, int64_t(1));
