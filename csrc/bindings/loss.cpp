@@ -122,7 +122,7 @@ void need_labels(const char* op, const Array& x, const Array& t, int class_dim) 
   }
   if (!fits) {
     throw std::runtime_error(std::string(op) +
-                             ": `target` must have the shape of `input` without its class " + "dimension " +
+                             ": `target` must have the shape of `input` without its class dimension " +
                              std::to_string(class_dim) + ", got " + describe(t) + " for " + describe(x));
   }
 }
