@@ -16,6 +16,7 @@ import torch.nn.functional as torch_functional
 
 import fusestep.numpy as fnp
 from cases import LOSSES, OPS, REDUCTIONS, loss_inputs, loss_options, optimizer_names, rule_options
+from fusestep import _native
 
 DTYPES = [np.float32, np.float64, np.float16]
 
@@ -201,7 +202,7 @@ def test_groups_and_learning_rate() -> None:
 
 
 def test_bfloat16_arrays() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 arrays come from ml_dtypes")
     x = np.linspace(-1, 1, 33).astype(ml_dtypes.bfloat16)
     loss, grad = fnp.mse_loss(x, np.zeros_like(x))
     assert loss.dtype == ml_dtypes.bfloat16
@@ -257,3 +258,21 @@ def test_labels_and_ignore_index() -> None:
         fnp.cross_entropy(x, np.array([0, 2**64 - 100], np.uint64))
     with pytest.raises(TypeError):
         fnp.cross_entropy(x, np.array([0, 1]), ignore_index=1.5)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_an_interrupt_after_the_step_keeps_its_states(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the torch API: when Ctrl-C is delivered the step has happened."""
+    array = np.ones(3)
+    optimizer = getattr(fnp, name)([array], **({"momentum": 0.9} if name == "SGD" else {}))
+    native = _native.step
+
+    def interrupted(*args: Any) -> None:
+        native(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_native, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step([np.ones(3)])
+    assert not (array == 1).all()
+    assert optimizer.state[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fusestep import _native
@@ -21,6 +21,21 @@ class StepGroup(NamedTuple):
     grads: Sequence[Any]
     states: Sequence[dict[str, Any]]
     first: Sequence[bool]  # no step has been taken yet
+
+
+class Undo:
+    """States as they were before a step that has to make some."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def remember(self, state: dict[str, Any]) -> None:
+        self._before.append((state, dict(state)))
+
+    def restore(self) -> None:
+        for state, before in self._before:
+            state.clear()
+            state.update(before)
 
 
 class Rule:
@@ -43,6 +58,24 @@ class Rule:
             else:
                 values.append(float(group[name]))
         return tuple(values)
+
+    def step(self, prepare: Callable[[Undo], list[StepGroup]]) -> list[StepGroup]:
+        """One native step over the groups that ``prepare`` makes, with all of them or with none.
+
+        ``prepare`` tells the states it is about to make; if it or the step fails, they are gone again.
+        """
+        undo = Undo()
+        try:
+            groups = prepare(undo)
+        except BaseException:
+            undo.restore()
+            raise
+        try:
+            _native.step(self.op, groups)
+        except Exception:  # not an interrupt: that comes when the step is done
+            undo.restore()
+            raise
+        return groups
 
     def state_keys(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The states that a parameter group keeps."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fusestep import _native
-from fusestep._rules import Rule, StepGroup
+from fusestep._rules import Rule, StepGroup, Undo
 from fusestep._stats import count_native
 from fusestep.numpy._arrays import Array, as_array
 
@@ -110,38 +109,33 @@ class Optimizer:
         count = len(self.state)
         if len(grads) != count:
             raise ValueError(f"`grads` must have one entry for each of {count} arrays, got {len(grads)}")
-        calls: list[StepGroup] = []
-        made: list[dict[str, Any]] = []
-        at = 0
-        try:
-            for group in self.param_groups:
-                keys = self._rule.state_keys(group)
-                params: list[Array] = []
-                given: list[Array] = []
-                states: list[dict[str, Any]] = []
-                first: list[bool] = []
-                for param in group["params"]:
-                    grad, state = grads[at], self.state[at]
-                    at += 1
-                    if grad is None:
-                        continue
-                    first.append(any(key not in state for key in keys))
-                    if first[-1]:
-                        if not state:
-                            made.append(state)
-                        self._make_states(param, state, keys)
-                    params.append(param)
-                    given.append(as_array(grad, "grad"))
-                    states.append(state)
-                grad_scale = -1.0 if group["maximize"] else 1.0
-                hyper = self._rule.hyper(group)
-                calls.append(StepGroup(hyper, grad_scale, keys, params, given, states, first))
-            _native.step(self._rule.op, calls)
-        except BaseException:
-            for state in made:
-                state.clear()
-            raise
+        self._rule.step(lambda undo: self._step_groups(iter(grads), undo))
         count_native(self._rule.op)
+
+    def _step_groups(self, grads: Iterator[Array | None], undo: Undo) -> list[StepGroup]:
+        """The arrays of each group that have gradients, with states."""
+        result: list[StepGroup] = []
+        entries = iter(self.state)
+        for group in self.param_groups:
+            keys = self._rule.state_keys(group)
+            params: list[Array] = []
+            given: list[Array] = []
+            states: list[dict[str, Any]] = []
+            first: list[bool] = []
+            for param, grad, state in zip(group["params"], grads, entries, strict=False):
+                if grad is None:
+                    continue
+                first.append(any(key not in state for key in keys))
+                if first[-1]:
+                    undo.remember(state)
+                    self._make_states(param, state, keys)
+                params.append(param)
+                given.append(as_array(grad, "grad"))
+                states.append(state)
+            grad_scale = -1.0 if group["maximize"] else 1.0
+            hyper = self._rule.hyper(group)
+            result.append(StepGroup(hyper, grad_scale, keys, params, given, states, first))
+        return result
 
     def _make_states(self, param: Array, state: dict[str, Any], keys: tuple[str, ...]) -> None:
         if self._rule.counts_steps:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusestep import _native
-from fusestep._rules import Rule, StepGroup
+from fusestep._rules import Rule, StepGroup, Undo
 from fusestep._stats import count_native, count_torch
 
 
@@ -72,29 +72,20 @@ class FusedStep(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf) != 0:
             return None
         scale = float(_amp_scale(self))
-        undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
         try:
-            groups = [self._step_group(group, 1 / scale, undo) for group in self.param_groups]
-        except BaseException:
-            _restore(undo)
-            raise
-        try:
-            _native.step(self._rule.op, groups)
-        except Exception as error:  # not an interrupt: that comes when the step is done
-            _restore(undo)
-            if isinstance(error, _native.Unsupported):
-                return str(error)
-            raise
+            groups = self._rule.step(
+                lambda undo: [self._step_group(group, 1 / scale, undo) for group in self.param_groups]
+            )
+        except _native.Unsupported as unsupported:
+            return str(unsupported)
         _mark_changed([param for group in groups for param in group.params])
         if scale != 1:  # as torch: whoever looks at the gradients afterwards sees them unscaled
             for group in groups:
                 torch._foreach_mul_(list(group.grads), 1 / scale)
         return None
 
-    def _step_group(
-        self, group: dict[str, Any], factor: float, undo: list[tuple[dict[str, Any], dict[str, Any]]]
-    ) -> StepGroup:
-        """The parameters of a group that have gradients. `undo` gets each state made, and what it was."""
+    def _step_group(self, group: dict[str, Any], factor: float, undo: Undo) -> StepGroup:
+        """The parameters of a group that have gradients, with states."""
         params = [param for param in group["params"] if param.grad is not None]
         keys = self._rule.state_keys(group)
         hyper = self._rule.hyper(group)
@@ -107,7 +98,8 @@ class FusedStep(torch.optim.Optimizer):
         states = [self.state[param] for param in params]
         first = [state.get(keys[0]) is None for state in states]
         if any(first):
-            undo += [(state, dict(state)) for state, new in zip(states, first, strict=True) if new]
+            for state in states:
+                undo.remember(state)
             self._make_states(group, params)
         return StepGroup(hyper, grad_scale, keys, params, grads, states, first)
 
@@ -136,12 +128,6 @@ _NO_SCALE = torch.ones(())
 def _amp_scale(optimizer: torch.optim.Optimizer) -> Tensor:
     scale = getattr(optimizer, "grad_scale", None)
     return _NO_SCALE if scale is None else scale
-
-
-def _restore(undo: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for state, before in undo:
-        state.clear()
-        state.update(before)
 
 
 def _mark_changed(params: list[Tensor]) -> None:
