@@ -17,7 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
 def test_runs(script: Path, tmp_path: Path) -> None:
     for package in ("sklearn", "matplotlib", "tqdm"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason="the examples need the extra `examples`")
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
     command = [sys.executable, "-W", "error::DeprecationWarning:fusestep", str(script)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -230,12 +230,12 @@ def test_nothing_is_linked_that_must_not_be() -> None:
 
 
 def test_the_cuda_module_imports_without_a_driver() -> None:
-    cuda = pytest.importorskip("fusestep._cuda")
+    cuda = pytest.importorskip("fusestep._cuda", reason="built without the CUDA engine")
     assert "fusestep.OpTable" in repr(cuda.table)
 
 
 def test_the_stub_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pybind11_stubgen")
+    pytest.importorskip("pybind11_stubgen", reason="needs pybind11-stubgen to generate the stub")
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from stubs import STUB, generate
 

@@ -81,8 +81,21 @@ def run(call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None = N
     return loss  # type: ignore[no-any-return]
 
 
-def _like(tensor: Tensor, wanted: bool) -> Tensor | None:
-    return torch.empty_like(tensor) if wanted else None
+def _kernel(
+    call: LossCall,
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    loss: Tensor | None,
+    seed: Tensor | None,
+    needs: tuple[bool, bool],
+) -> Grads:
+    """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1."""
+    input, target, _ = operands
+    grads = (
+        torch.empty_like(input) if needs[0] else None,
+        torch.empty_like(target) if needs[1] else None,
+    )
+    _native.run(call.op, operands, (loss, *grads), call.hyper, call.reduction, seed, call.ignore_index)
+    return grads
 
 
 def _forward(
@@ -91,39 +104,7 @@ def _forward(
     """The loss, and the gradients asked for at grad_output 1."""
     dtype = call.loss_dtype(input, target)
     loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
-    grads = _like(input, needs[0]), _like(target, needs[1])
-    _native.run(
-        call.op,
-        (input, target, weight),
-        (loss, *grads),
-        call.hyper,
-        call.reduction,
-        None,
-        call.ignore_index,
-    )
-    return loss, grads
-
-
-def _backward(
-    call: LossCall,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    seed: Tensor,
-    needs: tuple[bool, bool],
-) -> Grads:
-    """The gradients for any grad_output, from the inputs."""
-    grads = _like(input, needs[0]), _like(target, needs[1])
-    _native.run(
-        call.op,
-        (input, target, weight),
-        (None, *grads),
-        call.hyper,
-        call.reduction,
-        seed,
-        call.ignore_index,
-    )
-    return grads
+    return loss, _kernel(call, (input, target, weight), loss, None, needs)
 
 
 class _Loss(torch.autograd.Function):
@@ -159,7 +140,7 @@ class _Loss(torch.autograd.Function):
             grads = None
         if grads is None:
             try:
-                grads = _backward(call, input, target, weight, seed, needs)
+                grads = _kernel(call, (input, target, weight), None, seed, needs)
             except _native.Unsupported as unsupported:  # of the seed: the inputs were good in forward
                 count_torch(call.op, str(unsupported))
                 grads = _by_torch(call, input, target, weight, seed, needs)

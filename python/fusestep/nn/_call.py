@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusestep import _native
+
 HALF = (torch.bfloat16, torch.float16)
 FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
+_ROWWISE = frozenset(op for op, info in _native.ops().items() if info["shape"] == "rowwise")
 
 
 class LossCall:
@@ -25,7 +28,6 @@ class LossCall:
         reduction: str,
         hyper: tuple[float, ...] = (),
         ignore_index: int = -100,
-        class_dim: int | None = None,
     ) -> None:
         if reduction not in _REDUCTIONS or not isinstance(reduction, str):
             raise ValueError(
@@ -36,7 +38,7 @@ class LossCall:
         self.reduction = reduction
         self.hyper = hyper
         self.ignore_index = ignore_index
-        self.class_dim = class_dim  # None for pointwise losses
+        self.class_dim = 1 if op in _ROWWISE else None
 
     def loss_shape(self, input: Tensor) -> Any:
         if self.reduction != "none":

@@ -12,8 +12,7 @@ from fusestep.nn._call import LossCall
 
 
 def _call_from(op: str, hyper: list[float], reduction: str, ignore_index: int) -> LossCall:
-    rowwise = _native.ops()[op]["shape"] == "rowwise"
-    return LossCall(op, _no_reference, reduction, tuple(hyper), ignore_index, 1 if rowwise else None)
+    return LossCall(op, _no_reference, reduction, tuple(hyper), ignore_index)
 
 
 def _no_reference(*operands: Tensor) -> Tensor:

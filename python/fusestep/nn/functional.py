@@ -123,7 +123,7 @@ def cross_entropy(
     why = why_torch(*operands) or _not_for_kernel(input, target, weight, label_smoothing)
     if why is not None:
         return run_torch("cross_entropy", why, reference, input, target, weight)
-    call = LossCall("cross_entropy", reference, reduction, (float(label_smoothing),), ignore_index, 1)
+    call = LossCall("cross_entropy", reference, reduction, (float(label_smoothing),), ignore_index)
     if weight is not None and weight.dtype is not input.dtype:
         weight = weight.float()  # autocast: the loss is float32
     return run(call, input, target, weight)
