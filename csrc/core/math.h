@@ -1,66 +1,12 @@
 // Elementary functions for formulas: one branch-free text for a lane, a SIMD pack, and a CUDA thread.
 //
-// V is float, double, or a pack of them (cpu/simd.h), for which the overloads of the first section
-// exist with the same names. Measured error bounds: tests/native/math_ulp.cpp.
+// V is float, double, or a pack of them (cpu/simd.h), for which the primitives of core/lanes.h exist
+// with the same names. Measured error bounds: tests/native/math_ulp.cpp.
 #pragma once
 
-#include <float.h>
-#include <math.h>
-
-#include "core/dtypes.h"
-#include "core/macros.h"
+#include "core/series.h"
 
 FUSESTEP_TARGET_BEGIN
-
-// ---- primitives on one lane -------------------------------------------------------------------
-
-template <class V>
-struct Lanes;  // scalar type and the integer of the same width
-template <>
-struct Lanes<float> {
-  using scalar = float;
-  using integer = int32_t;
-};
-template <>
-struct Lanes<double> {
-  using scalar = double;
-  using integer = int64_t;
-};
-template <class V>
-using scalar_of = typename Lanes<V>::scalar;
-template <class V>
-using integer_of = typename Lanes<V>::integer;
-
-FUSESTEP_HD float select(bool mask, float a, float b) { return mask ? a : b; }
-FUSESTEP_HD double select(bool mask, double a, double b) { return mask ? a : b; }
-FUSESTEP_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
-FUSESTEP_HD int64_t select(bool mask, int64_t a, int64_t b) { return mask ? a : b; }
-FUSESTEP_HD float abs(float x) { return fabsf(x); }
-FUSESTEP_HD double abs(double x) { return fabs(x); }
-FUSESTEP_HD float sqrt(float x) { return sqrtf(x); }
-FUSESTEP_HD double sqrt(double x) { return ::sqrt(x); }
-#if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__aarch64__)
-FUSESTEP_HD float mul_add(float a, float b, float c) { return fmaf(a, b, c); }
-FUSESTEP_HD double mul_add(double a, double b, double c) { return fma(a, b, c); }
-#else
-FUSESTEP_HD float mul_add(float a, float b, float c) { return a * b + c; }
-FUSESTEP_HD double mul_add(double a, double b, double c) { return a * b + c; }
-#endif
-FUSESTEP_HD int32_t to_bits(float x) { return bit_cast<int32_t>(x); }
-FUSESTEP_HD int64_t to_bits(double x) { return bit_cast<int64_t>(x); }
-FUSESTEP_HD float from_bits(int32_t x) { return bit_cast<float>(x); }
-FUSESTEP_HD double from_bits(int64_t x) { return bit_cast<double>(x); }
-// Defined for negative numbers too, unlike the operator.
-FUSESTEP_HD int32_t shift_left(int32_t x, int bits) { return int32_t(uint32_t(x) << bits); }
-FUSESTEP_HD int64_t shift_left(int64_t x, int bits) { return int64_t(uint64_t(x) << bits); }
-FUSESTEP_HD float to_floating(int32_t x) { return float(x); }
-FUSESTEP_HD double to_floating(int64_t x) { return double(x); }
-
-// ---- host-side double precision, for what is computed once per step ------------------------------
-
-FUSESTEP_HD double pow(double base, double exponent) { return ::pow(base, exponent); }
-
-// ---- from here on: any V ------------------------------------------------------------------------
 
 // max and min keep NaN whichever side it is on, as torch.maximum does and fmax does not.
 template <class V>
@@ -72,6 +18,13 @@ FUSESTEP_HD V min(V a, V b) {
   return select(a != a, a, select(a < b, a, b));
 }
 
+// 1, 0 or -1; 0 for NaN.
+template <class V>
+FUSESTEP_HD V sign(V x) {
+  using T = scalar_of<V>;
+  return select(x > V(T(0)), V(T(1)), select(x < V(T(0)), V(T(-1)), V(T(0))));
+}
+
 template <class V>
 FUSESTEP_HD V infinity() {
   return V(scalar_of<V>(INFINITY));
@@ -79,128 +32,184 @@ FUSESTEP_HD V infinity() {
 
 namespace detail {
 
-template <class T>
-struct Format;
-template <>
-struct Format<float> {
-  static constexpr int mantissa = 23, bias = 127;
-  static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
-  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float exp_lowest = -104.0f, exp_highest = 89.0f;
-};
-template <>
-struct Format<double> {
-  static constexpr int mantissa = 52, bias = 1023;
-  static constexpr double magic = 0x1.8p52;
-  static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
-  static constexpr double exp_lowest = -746.0, exp_highest = 710.0;
-};
+constexpr int negligible = -45;  // exp of this, added to 1, is lost in either precision
 
-// (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2. float: minimax, relative error 3.1e-9 of exp(r)
-// (Remez exchange); double: the Taylor series, first omitted term 4e-18.
+// exp(x) = 2^power exp(r) with power = round(x / ln 2), and r = x - power ln 2 = high + low in two parts
+// (Cody & Waite 1980) of which `high` is exact. x is kept between `lowest` and `highest`.
 template <class V>
-FUSESTEP_HD V exp_tail(V r, float) {
-  V p = V(0x1.6a2352p-10f);
-  p = mul_add(p, r, V(0x1.123a6cp-7f));
-  p = mul_add(p, r, V(0x1.5558f4p-5f));
-  p = mul_add(p, r, V(0x1.55549p-3f));
-  return mul_add(p, r, V(0x1.fffffcp-2f));
-}
+struct Exponential {
+  V high, low, r;
+  integer_of<V> power;
+};
 template <class V>
-FUSESTEP_HD V exp_tail(V r, double) {
-  V p = V(1.0 / 6227020800.0);
-  p = mul_add(p, r, V(1.0 / 479001600.0));
-  p = mul_add(p, r, V(1.0 / 39916800.0));
-  p = mul_add(p, r, V(1.0 / 3628800.0));
-  p = mul_add(p, r, V(1.0 / 362880.0));
-  p = mul_add(p, r, V(1.0 / 40320.0));
-  p = mul_add(p, r, V(1.0 / 5040.0));
-  p = mul_add(p, r, V(1.0 / 720.0));
-  p = mul_add(p, r, V(1.0 / 120.0));
-  p = mul_add(p, r, V(1.0 / 24.0));
-  p = mul_add(p, r, V(1.0 / 6.0));
-  return mul_add(p, r, V(1.0 / 2.0));
+FUSESTEP_HD Exponential<V> split_exp(V x, scalar_of<V> lowest, scalar_of<V> highest) {
+  using T = scalar_of<V>;
+  using I = integer_of<V>;
+  using F = Format<T>;
+  x = select(x < V(lowest), V(lowest), x);
+  x = select(x > V(highest), V(highest), x);
+  const V shifted = mul_add(x, V(T(1.4426950408889634)), V(F::magic));
+  const V n = shifted - V(F::magic);
+  const V high = mul_add(n, V(-F::ln2_high), x), low = n * V(-F::ln2_low);
+  return {high, low, high + low, to_bits(shifted) - I(to_bits(F::magic))};
 }
 
-// (2 atanh(s) - 2 s) / s^3 as a polynomial in z = s^2, for log(1+f) with s = f / (2+f),
-// |s| <= 0.1716. float: minimax, relative error 8.4e-10 of the logarithm; double: the series.
+// exp(r) - 1 - high, where low = r - high. r rounds, and exp(r) - 1 feels that in its small terms only.
 template <class V>
-FUSESTEP_HD V log_tail(V z, float) {
-  V p = V(0x1.32063ap-2f);
-  p = mul_add(p, z, V(0x1.995d84p-2f));
-  return mul_add(p, z, V(0x1.55557cp-1f));
+FUSESTEP_HD V curve(V r, V low) {
+  return mul_add(exp_tail(r, scalar_of<V>(0)), r * r, low);
 }
+
+// 2^power x in two factors, so the result may be denormal or just below overflow.
 template <class V>
-FUSESTEP_HD V log_tail(V z, double) {
-  V p = V(2.0 / 25.0);
-  p = mul_add(p, z, V(2.0 / 23.0));
-  p = mul_add(p, z, V(2.0 / 21.0));
-  p = mul_add(p, z, V(2.0 / 19.0));
-  p = mul_add(p, z, V(2.0 / 17.0));
-  p = mul_add(p, z, V(2.0 / 15.0));
-  p = mul_add(p, z, V(2.0 / 13.0));
-  p = mul_add(p, z, V(2.0 / 11.0));
-  p = mul_add(p, z, V(2.0 / 9.0));
-  p = mul_add(p, z, V(2.0 / 7.0));
-  p = mul_add(p, z, V(2.0 / 5.0));
-  return mul_add(p, z, V(2.0 / 3.0));
+FUSESTEP_HD V scale(V x, integer_of<V> power) {
+  using I = integer_of<V>;
+  using F = Format<scalar_of<V>>;
+  const I half = power >> 1;
+  const V first = from_bits(shift_left(half + I(F::bias), F::mantissa));
+  const V second = from_bits(shift_left(power - half + I(F::bias), F::mantissa));
+  return x * first * second;
+}
+
+// x = 2^power (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for a positive normal x.
+template <class V>
+struct Logarithm {
+  V f, power;
+};
+template <class V>
+FUSESTEP_HD Logarithm<V> split_log(V x) {
+  using T = scalar_of<V>;
+  using I = integer_of<V>;
+  using F = Format<T>;
+  const I power = subtract(to_bits(x), I(to_bits(T(0.70710678118654752)))) >> F::mantissa;
+  const V scaled = from_bits(subtract(to_bits(x), shift_left(power, F::mantissa)));
+  return {scaled - V(T(1)), to_floating(power)};
+}
+
+// power ln2_high + log(1+f) + low, where log(1+f) = 2 atanh(s) and s = f / (2+f).
+template <class V>
+FUSESTEP_HD V join_log(V f, V power, V low) {
+  using T = scalar_of<V>;
+  using F = Format<T>;
+  const V s = f / (V(T(2)) + f);
+  const V z = s * s;
+  const V half_square = f * f * V(T(0.5));
+  const V tail = mul_add(s, mul_add(log_tail(z, T(0)), z, half_square), low);
+  return mul_add(power, V(F::ln2_high), f - (half_square - tail));
+}
+
+// 1 / (1 + exp(x)) = above / below, above = 2^-n and below = (1 + 2^-n) + (exp(r) - 1), rounded once.
+template <class V>
+FUSESTEP_HD Ratio<V> logistic_ratio(V x) {
+  using T = scalar_of<V>;
+  using I = integer_of<V>;
+  const Exponential<V> e = split_exp(x, T(negligible), -Format<T>::exp_lowest);
+  const V one = V(T(1)), above = scale(one, I(0) - e.power), whole = above + one, sum = whole + e.high;
+  const V lost = (whole - sum + e.high) + ((one - whole) + above);
+  return {above, sum + (lost + curve(e.r, e.low))};
+}
+
+// log(a + b) for a finite positive sum, |a| >= |b|: the sum rounds to u and loses c (Dekker 1971), and
+// log(u + c) = log(u) + c/u (Hewlett-Packard 1982, after Goldberg 1991, theorem 4).
+template <class V>
+FUSESTEP_HD V log_of_sum(V a, V b) {
+  using T = scalar_of<V>;
+  const V sum = a + b, lost = b - (sum - a);
+  const Logarithm<V> log = split_log(sum);
+  return join_log(log.f, log.power, mul_add(log.power, V(Format<T>::ln2_low), lost / sum));
 }
 
 }  // namespace detail
 
-// exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2 in two parts (Cody & Waite 1980).
-// The scale 2^n is applied in two factors, so the result may be denormal or just below overflow.
-template <class V>
-FUSESTEP_HD V exp(V x) {
-  using T = scalar_of<V>;
-  using I = integer_of<V>;
-  using F = detail::Format<T>;
-  x = select(x < V(F::exp_lowest), V(F::exp_lowest), x);
-  x = select(x > V(F::exp_highest), V(F::exp_highest), x);
-  const V shifted = mul_add(x, V(T(1.4426950408889634)), V(F::magic));
-  const V n = shifted - V(F::magic);
-  const V high = mul_add(n, V(-F::ln2_high), x), low = n * V(F::ln2_low), r = high - low;
-  // r rounds; added up from its exact upper part, exp(r) - 1 feels that in its small terms only.
-  const V p = high + mul_add(detail::exp_tail(r, T(0)) * r, r, -low) + V(T(1));
-  const I power = to_bits(shifted) - I(to_bits(F::magic));
-  const I half = power >> 1;
-  const V first = from_bits(shift_left(half + I(F::bias), F::mantissa));
-  const V second = from_bits(shift_left(power - half + I(F::bias), F::mantissa));
-  return select(x != x, x, p * first * second);
-}
-
-// log(x) = k ln 2 + log(1+f) with 1+f in [sqrt(1/2), sqrt(2)) and log(1+f) = 2 atanh(f / (2+f)).
 // log(0) = -inf, log of a negative number is NaN, log(inf) = inf.
 template <class V>
 FUSESTEP_HD V log(V x) {
   using T = scalar_of<V>;
   using I = integer_of<V>;
-  using F = detail::Format<T>;
   const T smallest = sizeof(T) == 4 ? T(FLT_MIN) : T(DBL_MIN);
   const T lift = sizeof(T) == 4 ? T(0x1p25) : T(0x1p54);
   const auto denormal = x < V(smallest);
-  const V y = select(denormal, x * V(lift), x);
-  const I root = I(to_bits(T(0.70710678118654752)));
-  const I exponent = (to_bits(y) - root) >> F::mantissa;
-  const V f = from_bits(to_bits(y) - shift_left(exponent, F::mantissa)) - V(T(1));
-  const V k = to_floating(exponent) - select(denormal, V(sizeof(T) == 4 ? T(25) : T(54)), V(T(0)));
-  const V s = f / (V(T(2)) + f);
-  const V z = s * s;
-  const V half_square = f * f * V(T(0.5));
-  const V tail = mul_add(s, mul_add(detail::log_tail(z, T(0)), z, half_square), k * V(F::ln2_low));
-  const V finite = mul_add(k, V(F::ln2_high), f - (half_square - tail));
+  const detail::Logarithm<V> log = detail::split_log(select(denormal, x * V(lift), x));
+  const V power = log.power - select(denormal, V(sizeof(T) == 4 ? T(25) : T(54)), V(T(0)));
+  const V finite = detail::join_log(log.f, power, power * V(detail::Format<T>::ln2_low));
   const V positive = select(x == infinity<V>(), x, finite);
   return select(x > V(T(0)), positive, select(x == V(T(0)), -infinity<V>(), from_bits(I(to_bits(T(NAN))))));
 }
 
-// log(1 + x) for x > -1: the logarithm of the rounded sum plus what the rounding lost (Hewlett-Packard
-// 1982, after Goldberg 1991, theorem 4), so that small x keep full relative accuracy.
+// log(1 + x), to full relative accuracy where x is small. log1p(-1) = -inf, NaN below.
 template <class V>
 FUSESTEP_HD V log1p(V x) {
   using T = scalar_of<V>;
-  const V sum = V(T(1)) + x;
-  const V lost = select(sum > V(T(2)), V(T(1)) - (sum - x), x - (sum - V(T(1))));
-  return select(sum == infinity<V>(), sum, select(x == V(T(0)), x, log(sum) + lost / sum));
+  using I = integer_of<V>;
+  const V one = V(T(1));
+  const auto large = x > one;
+  const V finite = detail::log_of_sum(select(large, x, one), select(large, one, x));
+  const V above = select(x + x == x, x, finite);  // zero, which keeps its sign, and infinity
+  return select(x > -one, above, select(x == -one, -infinity<V>(), from_bits(I(to_bits(T(NAN))))));
+}
+
+// 0, denormals and infinity are met as computed: exp(-inf) = 0, exp(inf) = inf.
+template <class V>
+FUSESTEP_HD V exp(V x) {
+  using T = scalar_of<V>;
+  using F = detail::Format<T>;
+  const detail::Exponential<V> e = detail::split_exp(x, F::exp_lowest, F::exp_highest);
+  return detail::scale(e.high + detail::curve(e.r, e.low) + V(T(1)), e.power);
+}
+
+// exp(x - y). The difference rounds, and exp magnifies its error by its size; what was lost is recovered
+// exactly (two-sum; Knuth 1969) and put back: exp(d + e) = exp(d) (1 + e).
+template <class V>
+FUSESTEP_HD V exp_difference(V x, V y) {
+  const V d = x - y, back = d - x, lost = (x - (d - back)) - (y + back), rough = exp(d);
+  return select(rough > V(scalar_of<V>(0)), mul_add(rough, lost, rough), rough);
+}
+
+// 1 / (1 + exp(-x)), which is exp(x) for x far below 0, denormals included.
+template <class V>
+FUSESTEP_HD V sigmoid(V x) {
+  const detail::Ratio<V> ratio = detail::logistic_ratio(-x);
+  return ratio.above / ratio.below;
+}
+
+// 1 - 2 / (1 + exp(2|x|)) with the sign of x; near zero, where that cancels, a continued fraction.
+template <class V>
+FUSESTEP_HD V tanh(V x) {
+  using T = scalar_of<V>;
+  const V a = abs(x), one = V(T(1));
+  const auto small = a < V(T(0.78125));
+  const detail::Ratio<V> inner = detail::tanh_ratio(x * x, T(0)), outer = detail::logistic_ratio(a + a);
+  const V part =
+      select(small, inner.above, outer.above + outer.above) / select(small, inner.below, outer.below);
+  const V unit = select(small, x, select(x < V(T(0)), -one, one));
+  return select(x == V(T(0)), x, mul_add(-part, unit, unit));
+}
+
+// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)).
+template <class V>
+FUSESTEP_HD V softplus(V x) {
+  return max(x, V(scalar_of<V>(0))) + detail::log_of_sum(V(scalar_of<V>(1)), exp(-abs(x)));
+}
+
+// log(cosh(x)) = |x| - ln 2 + log1p(exp(-2|x|)); near zero, where that cancels, log1p(cosh(x) - 1).
+template <class V>
+FUSESTEP_HD V log_cosh(V x) {
+  using T = scalar_of<V>;
+  using F = detail::Format<T>;
+  const V a = abs(x), zero = V(T(0));
+  const auto small = a < V(T(0.7));
+  const V z = a * a, half = a * V(T(0.5)) * a;
+  const V less_one = mul_add(half * z, detail::cosh_tail(z, T(0)), half);
+  const V log = detail::log_of_sum(V(T(1)), select(small, less_one, exp(-(a + a))));
+  return select(small, zero, a - V(F::ln2_high)) + (log - select(small, zero, V(F::ln2_low)));
+}
+
+// a^b for a >= 0, as exp(b log(a)): the error grows to about 1 + 1.5 |b log(a)| ULP, a hundred ULP or
+// so in float before the result overflows. a^0 = 1; 0^b = 0 for b > 0.
+template <class V>
+FUSESTEP_HD V power(V a, V b) {
+  using T = scalar_of<V>;
+  return select(b == V(T(0)), V(T(1)), exp(b * log(a)));
 }
 
 FUSESTEP_TARGET_END

@@ -29,11 +29,13 @@ template <>
 struct Vectors<float> {
   typedef float floating __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
   typedef int32_t integer __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+  typedef uint32_t bits __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
 };
 template <>
 struct Vectors<double> {
   typedef double floating __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
   typedef int64_t integer __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
+  typedef uint64_t bits __attribute__((vector_size(FUSESTEP_VECTOR_BYTES)));
 };
 
 // A lane mask: all bits of a lane set, or none.
@@ -41,17 +43,20 @@ template <class T>
 struct Mask {
   using native = typename Vectors<T>::integer;
   native v;
+  FUSESTEP_HD Mask operator&(Mask o) const { return {v & o.v}; }
+  FUSESTEP_HD Mask operator|(Mask o) const { return {v | o.v}; }
 };
 
 template <class T>
 struct IntegerPack {
   using lane = integer_of<T>;
   using native = typename Vectors<T>::integer;
+  using bits = typename Vectors<T>::bits;  // sums wrap around, which they may only without a sign
   native v;
   FUSESTEP_HD IntegerPack(native value) : v(value) {}
   FUSESTEP_HD explicit IntegerPack(lane value) : v(native{} + value) {}
-  FUSESTEP_HD IntegerPack operator+(IntegerPack o) const { return v + o.v; }
-  FUSESTEP_HD IntegerPack operator-(IntegerPack o) const { return v - o.v; }
+  FUSESTEP_HD IntegerPack operator+(IntegerPack o) const { return native(bits(v) + bits(o.v)); }
+  FUSESTEP_HD IntegerPack operator-(IntegerPack o) const { return native(bits(v) - bits(o.v)); }
   FUSESTEP_HD IntegerPack operator>>(int bits) const { return v >> bits; }
   FUSESTEP_HD Mask<T> operator<(IntegerPack o) const { return {v < o.v}; }
   FUSESTEP_HD Mask<T> operator==(IntegerPack o) const { return {v == o.v}; }
@@ -74,6 +79,8 @@ struct Pack {
   FUSESTEP_HD Pack operator-() const { return -v; }
   FUSESTEP_HD Mask<T> operator<(Pack o) const { return {v < o.v}; }
   FUSESTEP_HD Mask<T> operator>(Pack o) const { return {v > o.v}; }
+  FUSESTEP_HD Mask<T> operator<=(Pack o) const { return {v <= o.v}; }
+  FUSESTEP_HD Mask<T> operator>=(Pack o) const { return {v >= o.v}; }
   FUSESTEP_HD Mask<T> operator==(Pack o) const { return {v == o.v}; }
   FUSESTEP_HD Mask<T> operator!=(Pack o) const { return {v != o.v}; }
 };

@@ -1,10 +1,13 @@
 // Largest error, in ULP, of each function of core/math.h over float32 inputs, against the C library in
 // double; and over a sample for double, against long double. `math_ulp STRIDE` visits every STRIDE-th
 // of all 2^32 bit patterns: 1 is exhaustive. Prints one line per function and exits 1 above a bound.
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <cmath>
+#include <limits>
 #include <random>
 
 #include "cpu/simd.h"
@@ -34,7 +37,7 @@ double error_in_ulps(float got, double exact) {
 
 void report(const char* name, double worst, double at, double bound) {
   const bool ok = worst <= bound;
-  printf("%-14s %.3f ULP at %.9g (bound %.2f)%s\n", name, worst, at, bound, ok ? "" : "  TOO LARGE");
+  printf("%-16s %.3f ULP at %.9g (bound %.2f)%s\n", name, worst, at, bound, ok ? "" : "  TOO LARGE");
   if (!ok) ++failures;
 }
 
@@ -69,22 +72,36 @@ void check_float(const char* name, Function function, double (*exact)(double), u
   report(name, worst, at, bound);
 }
 
+// A domain to sample: evenly, or (`wide`) evenly in the exponent and with either sign.
+struct Domain {
+  double low, high;
+  bool wide = false;
+};
+constexpr double tiniest = 5e-324;
+
 template <class Function>
-void check_double(const char* name, Function function, long double (*exact)(long double), double low,
-                  double high, double bound) {
+void check_double(const char* name, Function function, long double (*exact)(long double),
+                  std::initializer_list<Domain> domains, double bound) {
   std::mt19937_64 random(1);
-  std::uniform_real_distribution<double> inputs(low, high);
+  std::uniform_real_distribution<double> unit(0, 1);
   double worst = 0, at = 0;
-  for (int i = 0; i < 1000000; ++i) {
-    const double x = inputs(random);
-    const long double right = exact(x);
-    int exponent;
-    frexpl(right, &exponent);
-    const double ulp = ldexp(1.0, (exponent < -1021 ? -1021 : exponent) - 53);
-    const double error = double(fabsl((long double)(function(x)) - right) / ulp);
-    if (error > worst) {
-      worst = error;
-      at = x;
+  for (const Domain& domain : domains) {
+    for (int i = 0; i < 1000000; ++i) {
+      const double low = domain.wide ? ::log(domain.low) : domain.low;
+      const double high = domain.wide ? ::log(domain.high) : domain.high;
+      const double drawn = low + unit(random) * (high - low);
+      const double x = !domain.wide ? drawn : (i & 1) != 0 ? -::exp(drawn) : ::exp(drawn);
+      const double got = function(x);
+      const long double right = exact(x);
+      int exponent;
+      frexpl(right, &exponent);
+      const double ulp = ldexp(1.0, (exponent < -1021 ? -1021 : exponent) - 53);
+      double error = double(fabsl((long double)(got)-right) / ulp);
+      if (isnan(got) || isnan(right)) error = isnan(got) && isnan(right) ? 0 : INFINITY;
+      if (error > worst) {
+        worst = error;
+        at = x;
+      }
     }
   }
   report(name, worst, at, bound);
@@ -166,13 +183,66 @@ void check_conversions(uint64_t stride) {
   BFloat16 brain;
   narrow(1.0 + 0x1p-8 + 0x1p-40, brain);
   if (brain.bits != 0x3f81) ++failures;
-  printf("conversions    checked\n");
+  printf("conversions      checked\n");
 }
 
 double signed_zero(double x) { return isnan(x) ? x : -0.0; }
 double max_with_nan(double x) { return isnan(x) || x > 1.5 ? x : 1.5; }
 double min_with_nan(double x) { return isnan(x) || x < 1.5 ? x : 1.5; }
-double exact_log1p(double x) { return x < 0 ? NAN : ::log1p(x); }
+template <class T>
+T exact_sigmoid(T x) {
+  return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
+}
+template <class T>
+T exact_softplus(T x) {
+  return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
+}
+template <class T>
+T exact_log_cosh(T x) {
+  const T a = std::fabs(x), sinh = std::sinh(a / 2);
+  return a < 1 ? std::log1p(2 * sinh * sinh) : a - std::log(T(2)) + std::log1p(std::exp(-2 * a));
+}
+double exact_fourth_root(double x) { return ::pow(x < 0 ? NAN : x, 0.25); }
+double exact_power(double x) { return ::pow(x < 0 ? NAN : x, -0.75); }
+
+// Where a value is prescribed, down to the sign of zero.
+template <class T>
+void check_special_values() {
+  using namespace fusestep;
+  const T inf = T(INFINITY), nan = T(NAN), zero = T(0), one = T(1),
+          tiny = std::numeric_limits<T>::denorm_min();
+  const auto check = [](const char* name, T got, T expected) {
+    if ((isnan(got) && isnan(expected)) || (got == expected && signbit(got) == signbit(expected))) return;
+    printf("%s: %g, not %g\n", name, double(got), double(expected));
+    ++failures;
+  };
+  for (const T x : {zero, -zero, tiny, -tiny, 3 * tiny}) {
+    check("log1p near 0", fusestep::log1p(x), x);
+    check("tanh near 0", fusestep::tanh(x), x);
+    check("sigmoid near 0", sigmoid(x), T(0.5));
+    check("log_cosh near 0", log_cosh(x), zero);
+  }
+  struct Case {
+    T x, log1p, tanh, sigmoid, softplus, log_cosh;
+  };
+  for (const Case& c : {Case{inf, inf, one, one, inf, inf}, Case{-inf, nan, -one, zero, zero, inf},
+                        Case{nan, nan, nan, nan, nan, nan}}) {
+    check("log1p", fusestep::log1p(c.x), c.log1p);
+    check("tanh", fusestep::tanh(c.x), c.tanh);
+    check("sigmoid", sigmoid(c.x), c.sigmoid);
+    check("softplus", softplus(c.x), c.softplus);
+    check("log_cosh", log_cosh(c.x), c.log_cosh);
+  }
+  check("log1p(-1)", fusestep::log1p(-one), -inf);
+  check("log1p below -1", fusestep::log1p(T(-1.5)), nan);
+  check("0^2", power(zero, T(2)), zero);
+  check("0^-2", power(zero, T(-2)), inf);
+  check("inf^2", power(inf, T(2)), inf);
+  check("inf^-2", power(inf, T(-2)), zero);
+  for (const T x : {zero, one, T(3), inf}) check("x^0", power(x, zero), one);
+  check("1^3", power(one, T(3)), one);
+  check("nan^2", power(nan, T(2)), nan);
+}
 
 }  // namespace
 
@@ -180,14 +250,16 @@ int main(int argc, char** argv) {
   const uint64_t stride = argc > 1 ? strtoull(argv[1], nullptr, 10) : 1;
   check_float("exp", [](auto x) { return fusestep::exp(x); }, ::exp, stride, 1.0);
   check_float("log", [](auto x) { return fusestep::log(x); }, ::log, stride, 1.0);
-  // Losses take log1p of sums of exponentials only; below zero the result is not used.
-  check_float(
-      "log1p x>=0",
-      [](auto x) {
-        using V = decltype(x);
-        return select(x < V(0.0f), V(NAN), fusestep::log1p(x));
-      },
-      exact_log1p, stride, 1.5);
+  check_float("log1p", [](auto x) { return fusestep::log1p(x); }, ::log1p, stride, 0.90);
+  check_float("tanh", [](auto x) { return fusestep::tanh(x); }, ::tanh, stride, 1.0);
+  check_float("sigmoid", [](auto x) { return fusestep::sigmoid(x); }, exact_sigmoid<double>, stride, 1.6);
+  check_float("softplus", [](auto x) { return fusestep::softplus(x); }, exact_softplus<double>, stride, 1.65);
+  check_float("log_cosh", [](auto x) { return fusestep::log_cosh(x); }, exact_log_cosh<double>, stride, 2.5);
+  // The error of a power grows with |b log(a)|, here up to 26 and 77.
+  const auto fourth_root = [](auto x) { return fusestep::power(x, decltype(x)(0.25f)); };
+  const auto power = [](auto x) { return fusestep::power(x, decltype(x)(-0.75f)); };
+  check_float("power 0.25", fourth_root, exact_fourth_root, stride, 20);
+  check_float("power -0.75", power, exact_power, stride, 120);
   // The primitives: a pack must do what a lane does, down to the sign of zero and the place of NaN.
   check_float("abs", [](auto x) { return fusestep::abs(x); }, ::fabs, stride, 0);
   check_float("sqrt", [](auto x) { return fusestep::sqrt(x); }, ::sqrt, stride, 0.5);
@@ -195,9 +267,28 @@ int main(int argc, char** argv) {
       "broadcast", [](auto x) { return select(x == x, decltype(x)(-0.0f), x); }, signed_zero, stride, 0);
   check_float("max", [](auto x) { return fusestep::max(x, decltype(x)(1.5f)); }, max_with_nan, stride, 0);
   check_float("min", [](auto x) { return fusestep::min(decltype(x)(1.5f), x); }, min_with_nan, stride, 0);
-  check_double("exp double", [](double x) { return fusestep::exp(x); }, expl, -745, 709, 1.0);
-  check_double("log double", [](double x) { return fusestep::log(x); }, logl, 1e-300, 10, 1.0);
-  check_double("log1p double", [](double x) { return fusestep::log1p(x); }, log1pl, 0, 4, 1.5);
+  check_double(
+      "exp double", [](double x) { return fusestep::exp(x); }, expl, {{-745, 709}, {tiniest, 1, true}}, 1.0);
+  check_double(
+      "log double", [](double x) { return fusestep::log(x); }, logl,
+      {{tiniest, 10}, {tiniest, DBL_MAX, true}}, 1.0);
+  check_double(
+      "log1p double", [](double x) { return fusestep::log1p(x); }, log1pl,
+      {{-1, 4}, {1e-20, 1000000.0, true}, {tiniest, DBL_MAX, true}}, 0.90);
+  check_double(
+      "tanh double", [](double x) { return fusestep::tanh(x); }, tanhl,
+      {{-3, 3}, {1e-9, 40, true}, {tiniest, DBL_MAX, true}}, 1.0);
+  check_double(
+      "sigmoid double", [](double x) { return fusestep::sigmoid(x); }, exact_sigmoid<long double>,
+      {{-745, 50}, {1e-9, 740, true}, {tiniest, 1, true}}, 1.51);
+  check_double(
+      "softplus double", [](double x) { return fusestep::softplus(x); }, exact_softplus<long double>,
+      {{-745, 50}, {1e-9, 740, true}, {tiniest, 1, true}}, 1.6);
+  check_double(
+      "log_cosh double", [](double x) { return fusestep::log_cosh(x); }, exact_log_cosh<long double>,
+      {{-3, 3}, {1e-9, 1000.0, true}, {tiniest, DBL_MAX, true}}, 2.5);
+  check_special_values<float>();
+  check_special_values<double>();
   check_conversions(stride);
   return failures == 0 ? 0 : 1;
 }
