@@ -42,7 +42,7 @@ target_compile_definitions(_cuda PRIVATE FUSESTEP_TARGET=cuda)
 target_compile_options(_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra>)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-  # Machine code for five architectures: 1 MB instead of 7.
+  # Machine code for five architectures: 3 MB instead of 24.
   target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-compress-mode=size>)
 endif()
 set_target_properties(_cuda PROPERTIES CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static)

@@ -7,20 +7,30 @@ trying for an option, is a table by option name; an option missing from it fails
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as torch_functional
 from torch import Tensor
 
+import definitions
+import fusestep.nn.functional as F
 from fusestep import _native
 
 OPS = _native.ops()
-LOSSES = [op for op, info in OPS.items() if info["shape"] != "update"]
-POINTWISE = [op for op, info in OPS.items() if info["shape"] == "pointwise"]
-ROWWISE = [op for op, info in OPS.items() if info["shape"] == "rowwise"]
-RULES = [op for op, info in OPS.items() if info["shape"] == "update"]
+
+
+def _of_shape(shape: str) -> list[str]:
+    return [op for op, info in OPS.items() if info["shape"] == shape]
+
+
+POINTWISE, ROWWISE, RULES = (_of_shape(shape) for shape in ("pointwise", "rowwise", "update"))
+# Dense ops: those with a target are losses, reached through the function they are a variant of.
+SOFT = [op for op in _of_shape("dense") if OPS[op]["operands"] == ("input", "target")]
+SOFTMAX = [op for op in _of_shape("dense") if OPS[op]["operands"] == ("input",)]
+LOSSES = [*POINTWISE, *ROWWISE, *SOFT]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 REDUCTIONS = ["mean", "sum", "none"]
 ISAS = [name for name, supported in _native.isas().items() if supported]
@@ -35,7 +45,8 @@ def assert_accurate(
 ) -> None:
     """Error against the float64 oracle at most twice torch's largest own, plus a few ULP of the value.
 
-    Non-finite values must be the same, element by element.
+    A value that is a sum of terms of both signs is as uncertain as its ``largest_term``. Non-finite values
+    must be the same, element by element.
     """
     assert ours.shape == oracle.shape, f"{what}: shape {tuple(ours.shape)}, not {tuple(oracle.shape)}"
     assert ours.dtype == torchs.dtype, f"{what}: dtype {ours.dtype}, not {torchs.dtype}"
@@ -50,11 +61,11 @@ def assert_accurate(
     if exact.numel() == 0:
         return
     torchs_error = (torchs[finite].double() - exact).abs().max()
-    # In float64 the oracle is torch itself: its terms round as ours do, and they are as large as the largest.
-    scale = exact.abs()
-    if ours.dtype is torch.float64:
-        scale = torch.full_like(scale, max(float(scale.max()), largest_term))
-    allowed = 2 * torchs_error + FLOOR_ULPS * eps * scale
+    scale = exact.abs().clamp(min=largest_term)
+    floor = FLOOR_ULPS * eps * scale
+    if ours.dtype is torch.float64:  # the oracle is torch itself, and rounds as we do
+        floor = 8 * FLOOR_ULPS * eps * scale.max().expand(scale.shape)
+    allowed = 2 * torchs_error + floor
     allowed = allowed + torch.finfo(ours.dtype).smallest_normal * eps
     error = (ours[finite].double() - exact).abs()
     worst = int((error - allowed).argmax())
@@ -65,28 +76,121 @@ def assert_accurate(
 
 # ---- losses ----
 
-# Values worth trying for each option of a loss, the default first. `classes` is the row length.
-LOSS_OPTIONS = {
-    "label_smoothing": lambda classes: [0.0, 0.1, 1.0],
-    "ignore_index": lambda classes: [-100, 0],
-    "weight": lambda classes: [None, torch.linspace(0.5, 2.0, classes, dtype=torch.float64)],
+
+def public_name(op: str) -> str:
+    """The function of fusestep.nn.functional that runs the op."""
+    return op.removeprefix("soft_") if op in SOFT else op
+
+
+def ours(op: str) -> Callable[..., Tensor]:
+    return getattr(F, public_name(op))  # type: ignore[no-any-return]
+
+
+def theirs(op: str) -> Callable[..., Tensor]:
+    """torch's function, or its definition in torch's operations where torch has none."""
+    name = public_name(op)
+    return getattr(definitions, name, None) or getattr(torch_functional, name)
+
+
+# What the operands of a loss hold; two of any real numbers where nothing is said.
+KINDS = {
+    "binary_cross_entropy": ("probability", "probability"),
+    "binary_cross_entropy_with_logits": ("real", "probability"),
+    "sigmoid_focal_loss": ("real", "probability"),
+    "kl_div": ("real", "probability"),
+    "poisson_nll_loss": ("positive", "count"),
+    "gaussian_nll_loss": ("real", "real", "positive"),
+    "soft_margin_loss": ("real", "sign"),
+    "hinge_embedding_loss": ("real", "sign"),
+    "margin_ranking_loss": ("real", "real", "sign"),
+    "soft_cross_entropy": ("real", "distribution"),
 }
-# Options whose calls run torch's own function, by decision: their semantics are tested apart.
-TORCHS_OWN = {("mse_loss", "weight")}
-_NOT_OPTIONS = {"input", "target", "size_average", "reduce", "reduction"}
+# Operands that have no gradient in torch either.
+CONSTANT = {("soft_margin_loss", 1), ("hinge_embedding_loss", 1)}
+MOST_DIMS = {"multi_margin_loss": 2}
 
 
-def loss_options(op: str, classes: int = 1) -> Iterator[dict[str, Any]]:
+def _fill(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def uniform() -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    if kind == "probability":
+        return uniform() * 0.98 + 0.01
+    if kind == "positive":
+        return uniform() * 3 + 0.05
+    if kind == "count":
+        return (uniform() * 6).floor() + 0.75  # no kink of a loss within reach of a finite difference
+    if kind == "sign":
+        return (uniform() < 0.5) * 2.0 - 1
+    real = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "distribution":
+        return real.softmax(1 if len(shape) > 1 else 0)
+    return real
+
+
+def loss_inputs(
+    op: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, ignored: int = -100
+) -> tuple[Tensor, ...]:
+    """Operands of the op for an input of this shape; every fifth label is the ignored one, if it has one."""
+    generator = torch.Generator().manual_seed(seed)
+    if op not in ROWWISE:
+        kinds = KINDS.get(op, ("real", "real"))
+        return tuple(_fill(kind, shape, generator).to(dtype) for kind in kinds)
+    input = _fill("real", shape, generator).to(dtype)
+    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    classes = shape[1] if len(shape) > 1 else shape[0]
+    target = torch.randint(0, classes, rows, generator=generator)
+    if target.numel() > 1 and "ignore_index" in inspect.signature(ours(op)).parameters:
+        target.view(-1)[::5] = ignored
+    return input, target
+
+
+def fitting(op: str, *shapes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Those of the shapes that the op can take."""
+    return [shape for shape in shapes if len(shape) <= MOST_DIMS.get(op, 99)]
+
+
+def _weights(op: str, shape: tuple[int, ...]) -> list[Any]:
+    classes = shape[1] if len(shape) > 1 else shape[0]
+    per_class = torch.linspace(0.5, 2.0, classes, dtype=torch.float64)
+    if op not in POINTWISE:
+        return [None, per_class]
+    return [None, torch.linspace(0.5, 2.0, math.prod(shape), dtype=torch.float64).view(shape)]
+
+
+# Values worth trying for each option of a loss, the default first.
+LOSS_OPTIONS: dict[str, Callable[[str, tuple[int, ...]], list[Any]]] = {
+    "label_smoothing": lambda op, shape: [0.0, 0.1, 1.0],
+    "ignore_index": lambda op, shape: [-100, 0],
+    "weight": _weights,
+    "pos_weight": lambda op, shape: [None, torch.linspace(0.5, 2.0, shape[-1], dtype=torch.float64)],
+    "lse_square_scale": lambda op, shape: [0.0, 0.1],
+    "softcap": lambda op, shape: [None, 2.0],
+    "beta": lambda op, shape: [1.0, 0.25, 0.0],
+    "delta": lambda op, shape: [1.0, 0.25],
+    "log_target": lambda op, shape: [False, True],
+    "log_input": lambda op, shape: [True, False],
+    "full": lambda op, shape: [False, True],
+    "eps": lambda op, shape: [1e-8, 0.25],
+    "margin": lambda op, shape: [1.0, 0.25, 0.0],
+    "alpha": lambda op, shape: [0.25, -1, 0.75],
+    "gamma": lambda op, shape: [2, 0.5, 0, 1],
+    "p": lambda op, shape: [1, 2],
+}
+_NOT_OPTIONS = {"size_average", "reduce", "reduction"}
+
+
+def loss_options(op: str, shape: tuple[int, ...] = (1,)) -> Iterator[dict[str, Any]]:
     """The defaults, each option alone at each other value, and all options together."""
-    names = [
-        name
-        for name in inspect.signature(getattr(torch_functional, op)).parameters
-        if name not in _NOT_OPTIONS and (op, name) not in TORCHS_OWN
-    ]
+    parameters = list(inspect.signature(ours(op)).parameters)
+    required = len(KINDS.get(op, ("real", "real")))
+    names = [name for name in parameters[required:] if name not in _NOT_OPTIONS]
+    if op in SOFT:
+        names.remove("ignore_index")
     yield {}
     together = {}
     for name in names:
-        _, *others = LOSS_OPTIONS[name](classes)
+        _, *others = LOSS_OPTIONS[name](op, shape)
         for value in others:
             yield {name: value}
         together[name] = others[0]
@@ -96,22 +200,6 @@ def loss_options(op: str, classes: int = 1) -> Iterator[dict[str, Any]]:
 
 def cast_options(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
-
-
-def loss_inputs(
-    op: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, ignored: int = -100
-) -> tuple[Tensor, Tensor]:
-    """Input and target of the op for an input of this shape; every fifth label is the ignored one."""
-    generator = torch.Generator().manual_seed(seed)
-    input = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-    if OPS[op]["shape"] == "pointwise":
-        return input, torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
-    classes = shape[1] if len(shape) > 1 else shape[0]
-    target = torch.randint(0, classes, rows, generator=generator)
-    if target.numel() > 1:
-        target.view(-1)[::5] = ignored
-    return input, target
 
 
 # ---- optimizers ----

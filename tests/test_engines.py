@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -15,15 +15,35 @@ from torch.nn import Parameter
 import fusestep
 import fusestep.nn.functional as F
 import fusestep.optim as optim
-from cases import ISAS, LOSSES, REDUCTIONS, loss_inputs, loss_options, optimizer_names, rule_options
+from cases import (
+    ISAS,
+    LOSSES,
+    REDUCTIONS,
+    ROWWISE,
+    SOFT,
+    SOFTMAX,
+    fitting,
+    loss_inputs,
+    loss_options,
+    optimizer_names,
+    ours,
+    rule_options,
+)
 from fusestep import _native
+from parity import evaluate
 
 
-def loss_results(op: str, input: Tensor, target: Tensor, **options: object) -> list[Tensor]:
-    x = input.detach().requires_grad_()
-    loss = getattr(F, op)(x, target, **options)
-    loss.sum().backward()
-    return [loss.detach(), x.grad]  # type: ignore[list-item]
+def loss_results(op: str, operands: Sequence[Tensor], **options: object) -> list[Tensor]:
+    """The loss and the gradient of every operand that has one."""
+    options = {k: v.to(operands[0].dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
+    return list(evaluate(op, ours(op), operands, **options).values())
+
+
+def softmax_results(op: str, input: Tensor, dim: int) -> list[Tensor]:
+    x = input.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    output = ours(op)(x, dim)
+    output.backward(torch.cos(torch.arange(output.numel(), dtype=output.dtype)).view(output.shape))
+    return [output.detach(), x.grad]  # type: ignore[list-item]
 
 
 def step_results(name: str, **options: object) -> list[Tensor]:
@@ -42,13 +62,19 @@ def everything() -> list[Tensor]:
     """Every op on inputs large enough for several threads, every option."""
     results: list[Tensor] = []
     for op in LOSSES:
-        for shape in ((300, 1000), (7, 70_000), (5000, 10), (4, 19, 50, 50)):
+        for shape in fitting(op, (300, 1000), (7, 30_000), (5000, 10), (4, 19, 50, 50)):
             for reduction in REDUCTIONS:
-                results += loss_results(op, *loss_inputs(op, shape, torch.float32), reduction=reduction)
-        for options in loss_options(op, 1000):
-            options = {k: v.float() if isinstance(v, Tensor) else v for k, v in options.items()}
-            inputs = loss_inputs(op, (300, 1000), torch.float32, ignored=options.get("ignore_index", -100))
-            results += loss_results(op, *inputs, **options)
+                results += loss_results(op, loss_inputs(op, shape, torch.float32), reduction=reduction)
+        for options in loss_options(op, (130, 1000)):
+            ignored = options.get("ignore_index", -100)
+            results += loss_results(
+                op, loss_inputs(op, (130, 1000), torch.float32, ignored=ignored), **options
+            )
+    for op in SOFTMAX:
+        for shape, dim in (((300, 1000), 1), ((300, 1000), 0), ((5000, 10), 1), ((4, 19, 50, 50), 1)):
+            results += softmax_results(
+                op, torch.randn(shape, generator=torch.Generator().manual_seed(1)), dim
+            )
     for name in optimizer_names():
         for options in rule_options(name):
             results += step_results(name, **options)
@@ -81,7 +107,8 @@ def ulps_apart(a: Tensor, b: Tensor) -> float:
 
 # Largest differences seen are about half of these. An update divides by the root of squared gradients,
 # which at a gradient near zero (weight decay may cancel it) magnifies the last bit of the gradient.
-ISA_ULPS = {"loss": 8, "update": 40}
+# So does the difference between a probability and its target.
+ISA_ULPS = {"loss": 8, "soft": 64, "update": 40}
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -93,7 +120,16 @@ def test_every_instruction_set_agrees_with_baseline(isa: str) -> None:
                 results = []
                 for name in ("baseline", isa):
                     _native.set_isa(name)
-                    results.append(loss_results(op, *inputs, reduction="none"))
+                    results.append(loss_results(op, inputs, reduction="none"))
+                for a, b in zip(*results, strict=True):
+                    assert ulps_apart(b, a) <= ISA_ULPS["soft" if op in SOFT else "loss"], (op, size, dtype)
+        for op in SOFTMAX:
+            for size in (1, 7, 63, 64, 65, 127, 1000):
+                results = []
+                for name in ("baseline", isa):
+                    _native.set_isa(name)
+                    x = torch.randn(3, size, generator=torch.Generator().manual_seed(size)).to(dtype)
+                    results.append(softmax_results(op, x, 1))
                 for a, b in zip(*results, strict=True):
                     assert ulps_apart(b, a) <= ISA_ULPS["loss"], (op, size, dtype)
     for name in optimizer_names():
@@ -111,18 +147,19 @@ def test_every_instruction_set_agrees_with_baseline(isa: str) -> None:
 def test_offset_strides_and_neighbours_do_not_change_bits(op: str, isa: str) -> None:
     """Offsets of 0 to 15 elements; a row alone, in a batch, and spread out in memory."""
     _native.set_isa(isa)
-    x, t = loss_inputs(op, (5, 1003), torch.float32)
-    t[0] = t[1]
-    reference = loss_results(op, x, t, reduction="none")
+    x, *rest = loss_inputs(op, (5, 1003), torch.float32)
+    if op in ROWWISE:
+        rest[0][0] = rest[0][1]
+    reference = loss_results(op, (x, *rest), reduction="none")
     for offset in range(16):
         moved = torch.empty(x.numel() + 16)[offset : offset + x.numel()].view_as(x).copy_(x)
-        for a, b in zip(loss_results(op, moved, t, reduction="none"), reference, strict=True):
+        for a, b in zip(loss_results(op, (moved, *rest), reduction="none"), reference, strict=True):
             assert torch.equal(a, b), offset
     spread = torch.empty(1003, 5, 3)[:, :, 1].t().copy_(x)
-    for a, b in zip(loss_results(op, spread, t, reduction="none"), reference, strict=True):
+    for a, b in zip(loss_results(op, (spread, *rest), reduction="none"), reference, strict=True):
         assert torch.equal(a, b)
     for row in range(5):
-        alone = loss_results(op, x[row : row + 1], t[row : row + 1], reduction="none")
+        alone = loss_results(op, [t[row : row + 1] for t in (x, *rest)], reduction="none")
         for a, b in zip(alone, reference, strict=True):
             assert torch.equal(a[0], b[row])
 
@@ -282,13 +319,13 @@ assert [sys.getrefcount(x), sys.getrefcount(y)] == references
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", LOSSES)
 def test_cuda_agrees_with_the_cpu(op: str) -> None:
-    for shape in ((64, 10), (33, 1000), (7, 50_257), (4, 19, 30, 30)):
+    for shape in fitting(op, (64, 10), (33, 1000), (7, 50_257), (4, 19, 30, 30)):
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             for reduction in REDUCTIONS:
-                x, t = loss_inputs(op, shape, dtype)
-                cpu = loss_results(op, x, t, reduction=reduction)
+                operands = loss_inputs(op, shape, dtype)
+                cpu = loss_results(op, operands, reduction=reduction)
                 for _ in range(2):
-                    cuda = loss_results(op, x.cuda(), t.cuda(), reduction=reduction)
+                    cuda = loss_results(op, [t.cuda() for t in operands], reduction=reduction)
                     for a, b in zip(cuda, cpu, strict=True):
                         assert ulps_apart(a.cpu(), b) <= 16
     assert fusestep.stats()[op]["torch"] == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +18,7 @@ from torch.nn import Parameter
 import fusestep.nn.functional as F
 import fusestep.numpy as fnp
 import fusestep.optim as optim
-from cases import LOSSES, ROWWISE, optimizer_names
+from cases import LOSSES, MOST_DIMS, ROWWISE, loss_inputs, optimizer_names, public_name
 from fusestep import _native
 
 BIG = 2**31
@@ -24,37 +27,63 @@ Y = torch.tensor([0, 1, 3])
 
 
 def raises_as_torch(name: str, *args: Any, match: str | None = None, **kwargs: Any) -> None:
+    name = public_name(name)
     with pytest.raises(Exception) as theirs:  # noqa: PT011 - the type is what is compared
         getattr(torch_functional, name)(*args, **kwargs)
     with pytest.raises(theirs.type, match=match):
         getattr(F, name)(*args, **kwargs)
 
 
-@pytest.mark.parametrize("op", LOSSES)
+# Those that torch has, so that there is an exception to compare with.
+TORCHS = [op for op in LOSSES if hasattr(torch_functional, public_name(op))]
+
+
+@pytest.mark.parametrize("op", TORCHS)
 @pytest.mark.parametrize("reduction", ["nonsense", "", "MEAN"])
 def test_reduction(op: str, reduction: str) -> None:
-    target = X if op not in ROWWISE else Y
-    raises_as_torch(op, X, target, reduction=reduction, match=reduction or None)
+    raises_as_torch(op, *loss_inputs(op, (3, 4), torch.float32), reduction=reduction, match=reduction or None)
 
 
-@pytest.mark.parametrize("op", LOSSES)
+@pytest.mark.parametrize("op", TORCHS)
 @pytest.mark.parametrize("bad", [np.ones((3, 4), np.float32), [[1.0]], None, "text", 3.0], ids=type)
 def test_not_a_tensor(op: str, bad: Any) -> None:
-    target = X if op not in ROWWISE else Y
-    for args in ((bad, target), (X, bad)):
-        raises_as_torch(op, *args)
+    operands = list(loss_inputs(op, (3, 4), torch.float32))
+    for i in range(len(operands)):
+        if op == "gaussian_nll_loss" and i > 0 and isinstance(bad, float):
+            continue  # a number will do
+        raises_as_torch(op, *operands[:i], bad, *operands[i + 1 :])
+
+
+@pytest.mark.parametrize("op", ["log_cosh_loss", "sigmoid_focal_loss"])
+def test_bad_input_of_losses_that_torch_does_not_have(op: str) -> None:
+    function = getattr(F, op)
+    with pytest.raises(ValueError, match="nonsense"):
+        function(X, X, reduction="nonsense")
+    for bad in (np.ones((3, 4), np.float32), [[1.0]], None, "text"):
+        for args in ((bad, X), (X, bad)):
+            with pytest.raises(TypeError, match="must be a tensor, got"):
+                function(*args)
+    for alpha in (-0.5, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="`alpha` must be in"):
+            F.sigmoid_focal_loss(X, X, alpha)
+    with pytest.raises(ValueError, match=r"`targets` must have the shape of `inputs`, \(3, 4\), got \(4,\)"):
+        F.sigmoid_focal_loss(X, X[0])
 
 
 @pytest.mark.parametrize("op", ROWWISE)
 @pytest.mark.parametrize("label", [4, -1, BIG, -BIG, 2**62, -(2**63), 10**6])
 def test_label_out_of_range(op: str, label: int) -> None:
     for shape, target in (((3, 4), torch.tensor([0, label, 1])), ((2, 4, 2, 3), torch.zeros(2, 2, 3).long())):
+        if len(shape) > MOST_DIMS.get(op, 99):
+            continue
         target.view(-1)[-1] = label
         for reduction in ("mean", "sum", "none"):
             x = torch.randn(shape, requires_grad=True)
             match = f"Target {label} is out of bounds"
             raises_as_torch(op, x, target, reduction=reduction, match=match)
             raises_as_torch(op, x.detach(), target, reduction=reduction, match=match)
+            with pytest.raises(IndexError, match=match):  # whatever torch calls it
+                getattr(F, op)(x, target, reduction=reduction)
 
 
 @pytest.mark.parametrize("op", ROWWISE)
@@ -64,8 +93,9 @@ def test_label_changed_behind_autograd(op: str) -> None:
     torch 2.13 crashes here for four dimensions and reduction none.
     """
     for reduction in ("mean", "none"):
-        x = torch.randn(2, 4, 3, 3, requires_grad=True)
-        target = torch.zeros(2, 3, 3).long()
+        flat = op in MOST_DIMS
+        x = torch.randn((2, 4) if flat else (2, 4, 3, 3), requires_grad=True)
+        target = torch.zeros((2,) if flat else (2, 3, 3)).long()
         loss = getattr(F, op)(x, target, reduction=reduction)
         target.numpy()[:] = 10**9
         try:
@@ -77,12 +107,13 @@ def test_label_changed_behind_autograd(op: str) -> None:
 
 @pytest.mark.parametrize("op", ROWWISE)
 def test_shapes_and_dtypes_of_labels(op: str) -> None:
-    raises_as_torch(op, X, torch.tensor([0, 1]), match=r"batch size|batch_size")
+    raises_as_torch(op, X, torch.tensor([0, 1]))
     raises_as_torch(op, X, torch.zeros(3, 1).long())
     raises_as_torch(op, torch.randn(2, 4, 3), torch.zeros(2, 4).long())
     raises_as_torch(op, torch.randn(2, 4, 3, 3), torch.zeros(2, 3, 4).long())
     raises_as_torch(op, torch.randn(4), torch.zeros(2).long())
-    raises_as_torch(op, torch.tensor(1.0), torch.tensor(0))
+    if op != "multi_margin_loss":  # for which a number is a row of one class
+        raises_as_torch(op, torch.tensor(1.0), torch.tensor(0))
     for dtype in (torch.int32, torch.int16, torch.bool, torch.float32):
         raises_as_torch(op, X, Y.to(dtype))
     raises_as_torch(op, torch.randn(3, 0), Y)
@@ -90,22 +121,72 @@ def test_shapes_and_dtypes_of_labels(op: str) -> None:
 
 @pytest.mark.parametrize("op", ROWWISE)
 def test_class_weights(op: str) -> None:
-    raises_as_torch(op, X, Y, torch.ones(3), match="weight")
-    raises_as_torch(op, X, Y, torch.ones(4, 1), match="weight")
-    raises_as_torch(op, X, Y, torch.ones(4).double())
-    raises_as_torch(op, X, Y, torch.ones(4, requires_grad=True))
-    raises_as_torch(op, X, Y, torch.ones(4, device="meta"))
+    raises_as_torch(op, X, Y, weight=torch.ones(3))
+    raises_as_torch(op, X, Y, weight=torch.ones(4, 1))
+    raises_as_torch(op, X, Y, weight=torch.ones(4).double())
+    raises_as_torch(op, X, Y, weight=torch.ones(4, requires_grad=True))
+    raises_as_torch(op, X, Y, weight=torch.ones(4, device="meta"))
 
 
-@pytest.mark.parametrize("op", ROWWISE)
 @pytest.mark.parametrize("smoothing", [1.1, float("inf")])
-def test_smoothing(op: str, smoothing: float) -> None:
-    raises_as_torch(op, X, Y, label_smoothing=smoothing, match="label_smoothing")
+def test_smoothing(smoothing: float) -> None:
+    raises_as_torch("cross_entropy", X, Y, label_smoothing=smoothing, match="label_smoothing")
+    raises_as_torch("cross_entropy", X, X.softmax(1), label_smoothing=smoothing, match="label_smoothing")
 
 
-def test_shapes_that_do_not_broadcast() -> None:
-    with pytest.warns(UserWarning, match="target size"):
-        raises_as_torch("mse_loss", torch.randn(3), torch.randn(4))
+def test_shapes_that_do_not_fit() -> None:
+    for op in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
+        with pytest.warns(UserWarning, match="target size"):
+            raises_as_torch(op, torch.randn(3), torch.randn(4))
+    for op in ("kl_div", "poisson_nll_loss", "hinge_embedding_loss", "soft_margin_loss"):
+        raises_as_torch(op, torch.rand(3), torch.rand(4))
+    for op in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+        raises_as_torch(op, torch.rand(3), torch.rand(4))
+        raises_as_torch(op, torch.rand(3, 4), torch.rand(4))
+        raises_as_torch(op, torch.rand(3), torch.rand(3), weight=torch.rand(2, 3))
+    half = torch.rand(3)
+    raises_as_torch("binary_cross_entropy_with_logits", half, half, pos_weight=torch.rand(4))
+    raises_as_torch("margin_ranking_loss", half, torch.rand(3, 1), torch.ones(3))
+    raises_as_torch("gaussian_nll_loss", torch.rand(3, 4), torch.rand(3, 4), torch.rand(2))
+    for op in ("mse_loss", "l1_loss", "huber_loss"):
+        raises_as_torch(op, torch.rand(3, 4), torch.rand(3, 4), weight=torch.rand(4))
+
+
+def test_values_that_are_not_allowed() -> None:
+    half = torch.full((5,), 0.5)
+    for value in (1 + 1e-6, -1e-6, 2.0, float("nan")):
+        for which in (0, 1):
+            operands = [half.clone(), half.clone()]
+            operands[which][3] = value
+            raises_as_torch("binary_cross_entropy", *operands, match="between 0 and 1")
+    raises_as_torch("gaussian_nll_loss", half, half, torch.tensor([1.0, 1, -1e-9, 1, 1]), match="negative")
+    raises_as_torch("gaussian_nll_loss", half, half, -1.0, match="negative")
+    for delta in (0.0, -1.0, float("nan")):
+        raises_as_torch("huber_loss", half, half, delta=delta)
+    raises_as_torch("smooth_l1_loss", half, half, beta=-1.0)
+    raises_as_torch("multi_margin_loss", X, Y, p=3)
+    raises_as_torch("cross_entropy", X, X.softmax(1), ignore_index=1)
+    raises_as_torch("cross_entropy", X, torch.ones(3, 4).long())
+
+
+def test_dtypes_that_torch_refuses() -> None:
+    half = torch.full((5,), 0.5)
+    for other in (torch.float64, torch.int64, torch.bool, torch.bfloat16):
+        raises_as_torch("binary_cross_entropy", half, half.to(other))
+    for other in (torch.int64, torch.bool):
+        raises_as_torch("binary_cross_entropy_with_logits", half, half.to(other))
+        raises_as_torch("kl_div", half, half.to(other))
+    for op in ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss"):
+        raises_as_torch(op, half.long(), half.long())
+
+
+def test_softmax() -> None:
+    for op in ("softmax", "log_softmax"):
+        for dim in (2, -3, 10):
+            raises_as_torch(op, X, dim, match="Dimension out of range")
+        raises_as_torch(op, Y, 0)
+        raises_as_torch(op, "text", 0)
+        raises_as_torch(op, X, "text")
 
 
 def test_native_messages_name_argument_shape_and_dtype() -> None:
@@ -122,17 +203,19 @@ def test_native_messages_name_argument_shape_and_dtype() -> None:
         (
             ValueError,
             r"`target` must have the batch size of `input`, 3, got int64 of shape \(2,\)",
-            lambda: _native.run("cross_entropy", (X, labels), (loss,), (0.0,)),
+            lambda: _native.run("cross_entropy", (X, labels), (loss,), (0.0, 0.0, 0.0)),
         ),
         (
             RuntimeError,
             r"`weight` must have one element for each of the 4 classes, got float32 of shape \(2,\)",
-            lambda: _native.run("cross_entropy", (X, Y, torch.ones(2)), (loss,), (0.0,)),
+            lambda: _native.run("cross_entropy", (X, Y), (loss,), (0.0, 0.0, 0.0), weight=torch.ones(2)),
         ),
         (
             RuntimeError,
             "`weight` must have the dtype of `input`, got float64",
-            lambda: _native.run("cross_entropy", (X, Y, torch.ones(4).double()), (loss,), (0.0,)),
+            lambda: _native.run(
+                "cross_entropy", (X, Y), (loss,), (0.0, 0.0, 0.0), weight=torch.ones(4).double()
+            ),
         ),
         (
             RuntimeError,
@@ -157,7 +240,7 @@ def test_native_messages_name_argument_shape_and_dtype() -> None:
         ),
         (
             ValueError,
-            "cross_entropy takes 1 hyper-parameters, got 0",
+            "cross_entropy takes 3 hyper-parameters, got 0",
             lambda: _native.run("cross_entropy", (X, Y), (loss,)),
         ),
         (KeyError, "no op named nothing", lambda: _native.run("nothing", (X, Y), (loss,))),
@@ -168,6 +251,42 @@ def test_native_messages_name_argument_shape_and_dtype() -> None:
         with pytest.raises(kind, match=match):
             call()
         assert torch.equal(X, before)
+
+
+def test_what_cuda_kernels_do_not_raise_is_found_by_a_check_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FUSESTEP_DEBUG=1: the CPU engine sees copies of the operands and raises what it raises."""
+    from fusestep.nn import _autograd
+    from fusestep.nn._call import LossCall
+
+    labels = LossCall(
+        "cross_entropy", torch.nn.functional.cross_entropy, "none", torch.float32, (0.0,) * 3, -100
+    )
+    _autograd.check_on_cpu(labels, (X, Y), None)
+    with pytest.raises(IndexError, match="Target 9 is out of bounds"):
+        _autograd.check_on_cpu(labels, (X, Y + 9), None)
+    entropy = LossCall(
+        "binary_cross_entropy", torch.nn.functional.binary_cross_entropy, "mean", torch.float32
+    )
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        _autograd.check_on_cpu(entropy, (X, X), None)
+    code = "from fusestep.nn import _autograd; print(_autograd._DEBUG)"
+    for value, expected in (("1", "True"), ("0", "False"), ("", "False")):
+        environment = {**os.environ, "FUSESTEP_DEBUG": value}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+
+
+@pytest.mark.gpu
+def test_cuda_puts_nan_where_a_label_or_a_probability_is_out_of_range() -> None:
+    x, y = X.cuda().requires_grad_(), Y.cuda().clone()
+    y[1] = 4
+    loss = F.cross_entropy(x, y, reduction="none")
+    loss.nan_to_num().sum().backward()
+    assert loss.isnan().tolist() == [False, True, False]
+    p = torch.tensor([0.5, 1.5, 0.25], device="cuda")
+    assert F.binary_cross_entropy(p, p.clamp(0, 1), reduction="none").isnan().tolist() == [False, True, False]
 
 
 def test_a_tensor_without_memory_is_never_read() -> None:

@@ -15,8 +15,21 @@ import torch
 import torch.nn.functional as torch_functional
 
 import fusestep.numpy as fnp
-from cases import LOSSES, OPS, REDUCTIONS, loss_inputs, loss_options, optimizer_names, rule_options
+from cases import (
+    LOSSES,
+    OPS,
+    REDUCTIONS,
+    SOFTMAX,
+    cast_options,
+    loss_inputs,
+    loss_options,
+    optimizer_names,
+    ours,
+    public_name,
+    rule_options,
+)
 from fusestep import _native
+from parity import evaluate
 
 DTYPES = [np.float32, np.float64, np.float16]
 
@@ -28,63 +41,118 @@ def to_numpy(value: Any) -> Any:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("op", LOSSES)
 def test_losses_equal_the_torch_api_bit_for_bit(op: str, reduction: str) -> None:
-    import fusestep.nn.functional as F
-
+    """Value, and gradients of every operand that has one, with every option."""
     for dtype in (torch.float32, torch.float64, torch.float16):
-        for options in loss_options(op, 21):
+        for options in loss_options(op, (9, 21)):
             ignored = options.get("ignore_index", -100)
-            x, t = loss_inputs(op, (9, 21), dtype, ignored=ignored)
-            options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-            leaf = x.clone().requires_grad_()
-            expected = getattr(F, op)(leaf, t, reduction=reduction, **options)
-            expected.sum().backward()
-            arrays = {k: to_numpy(v) for k, v in options.items()}
-            loss, grad = getattr(fnp, op)(x.numpy(), t.numpy(), reduction=reduction, **arrays)
-            alone = getattr(fnp, op)(x.numpy(), t.numpy(), reduction=reduction, with_grad=False, **arrays)
-            np.testing.assert_array_equal(loss, expected.detach().numpy())
+            operands = loss_inputs(op, (9, 21), dtype, ignored=ignored)
+            cast = cast_options(options, dtype)
+            expected = evaluate(op, ours(op), operands, reduction=reduction, **cast)
+            arrays = [to_numpy(t) for t in operands]
+            extras = {k: to_numpy(v) for k, v in cast.items()}
+            function = getattr(fnp, public_name(op))
+            names = [name.removeprefix("grad_") for name in expected if name != "loss"]
+            loss, *grads = function(*arrays, reduction=reduction, with_grad=names, **extras)
+            alone = function(*arrays, reduction=reduction, with_grad=False, **extras)
+            by_default = function(*arrays, reduction=reduction, **extras)
+            np.testing.assert_array_equal(loss, expected["loss"].numpy())
             np.testing.assert_array_equal(loss, alone)
-            np.testing.assert_array_equal(grad, leaf.grad.numpy())
-            assert grad.dtype == x.numpy().dtype
+            np.testing.assert_array_equal(by_default[1], grads[0])
             assert isinstance(loss, np.ndarray if reduction == "none" else np.floating)
+            for name, grad in zip(names, grads, strict=True):
+                np.testing.assert_array_equal(grad, expected[f"grad_{name}"].numpy())
+                assert grad.dtype == expected[f"grad_{name}"].numpy().dtype
 
 
-@pytest.mark.parametrize("op", LOSSES)
-def test_every_loss_is_here(op: str) -> None:
-    assert op in fnp.__all__
-    ours = inspect.signature(getattr(fnp, op)).parameters
-    theirs = inspect.signature(getattr(torch_functional, op)).parameters
+@pytest.mark.parametrize("op", [op for op in LOSSES if hasattr(torch_functional, public_name(op))])
+def test_defaults_of_losses_are_torchs(op: str) -> None:
+    assert public_name(op) in fnp.__all__
+    ours = inspect.signature(getattr(fnp, public_name(op))).parameters
+    theirs = inspect.signature(getattr(torch_functional, public_name(op))).parameters
     for name in ours.keys() & theirs.keys():
         assert ours[name].default == theirs[name].default
+    assert theirs.keys() - ours.keys() <= {"size_average", "reduce"}
+    assert [name for name in ours if name in theirs] == [name for name in theirs if name in ours]
 
 
 @pytest.mark.parametrize("op", LOSSES)
 def test_layouts(op: str) -> None:
-    x, t = loss_inputs(op, (6, 10), torch.float32)
-    a, b = x.numpy(), t.numpy()
-    expected = getattr(fnp, op)(a, b)
+    x, *rest = [to_numpy(t) for t in loss_inputs(op, (6, 10), torch.float32)]
+    function = getattr(fnp, public_name(op))
+    expected = function(x, *rest)
     wide = np.empty((6, 20), np.float32)
-    wide[:, ::2] = a
-    odd = np.frombuffer(bytes(1) + a.tobytes(), np.uint8)[1:].view(np.float32).reshape(a.shape)
-    frozen = a.copy()
+    wide[:, ::2] = x
+    odd = np.frombuffer(bytes(1) + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    frozen = x.copy()
     frozen.flags.writeable = False
     layouts = {
-        "Fortran order": np.asfortranarray(a),
-        "negative strides": a[::-1, ::-1].copy()[::-1, ::-1],
+        "Fortran order": np.asfortranarray(x),
+        "negative strides": x[::-1, ::-1].copy()[::-1, ::-1],
         "every other column": wide[:, ::2],
         "aligned to one byte": odd,
-        "swapped bytes": a.astype(">f4"),
+        "swapped bytes": x.astype(">f4"),
         "read-only": frozen,
-        "nested lists": a.tolist(),
     }
     for name, layout in layouts.items():
-        if name == "nested lists":
-            continue
-        loss, grad = getattr(fnp, op)(layout, b)
-        assert loss == expected[0], name
+        loss, grad = function(layout, *rest)
+        np.testing.assert_array_equal(loss, expected[0], name)
         np.testing.assert_array_equal(grad, expected[1], name)
-    loss, _ = getattr(fnp, op)(layouts["nested lists"], b.tolist())
+    loss, _ = function(x.tolist(), *(array.tolist() for array in rest))
     assert loss.dtype == np.float64
-    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("op", SOFTMAX)
+def test_softmax_and_its_gradient(op: str) -> None:
+    for shape, dim in (((5, 7), -1), ((5, 7), 0), ((4, 100, 3), 1), ((), 0), ((3,), -1)):
+        x, g = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+        leaf = torch.tensor(x, requires_grad=True)
+        expected = ours(op)(leaf, dim)
+        expected.backward(torch.tensor(g))
+        y = getattr(fnp, op)(x, dim)
+        np.testing.assert_array_equal(y, expected.detach().numpy())
+        np.testing.assert_array_equal(getattr(fnp, op + "_backward")(y, g, dim), leaf.grad.numpy())
+    assert getattr(fnp, op)(x.astype(np.float16), dtype=np.float32).dtype == np.float32
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        getattr(fnp, op)(x, 3)
+    with pytest.raises(TypeError, match="floating point"):
+        getattr(fnp, op)(np.arange(3))
+
+
+def test_which_gradients() -> None:
+    x, t = np.random.default_rng(0).normal(size=(2, 3, 4))
+    loss, grad_t, grad_x = fnp.mse_loss(x, t, with_grad=("target", "input"))
+    np.testing.assert_array_equal(grad_t, -grad_x)
+    assert fnp.mse_loss(x, t, with_grad=()) == loss
+    np.testing.assert_array_equal(fnp.mse_loss(x, t, with_grad="target")[1], grad_t)
+    for bad, labels in (("weight", t), ("target", np.array([0, 1, 2]))):
+        function = fnp.mse_loss if labels is t else fnp.cross_entropy
+        with pytest.raises(ValueError, match="`with_grad` must name operands among"):
+            function(x, labels, with_grad=bad)
+
+
+def test_what_must_be_given() -> None:
+    x = np.random.default_rng(0).random((3, 4))
+    for call in (lambda: fnp.gaussian_nll_loss(x, x, None), lambda: fnp.margin_ranking_loss(x, x, None)):
+        with pytest.raises(TypeError, match="must be a NumPy array, got NoneType"):
+            call()
+    with pytest.raises(ValueError, match="`ignore_index` does not go with probabilities"):
+        fnp.cross_entropy(x, x, ignore_index=1)
+
+
+def test_whole_numbers_and_broadcasting() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    labels = np.where(x > 0, 1, -1)
+    assert fnp.soft_margin_loss(x, labels)[0] == fnp.soft_margin_loss(x, labels.astype(float))[0]
+    weight, var = np.arange(4.0), np.ones((3, 1))
+    assert fnp.mse_loss(x, x + 1, weight=weight)[0] == 1.0
+    assert np.isfinite(fnp.gaussian_nll_loss(x, x, var)[0])
+    positive = fnp.binary_cross_entropy_with_logits(x, x > 0, pos_weight=2.0)
+    np.testing.assert_allclose(
+        positive[0], fnp.binary_cross_entropy_with_logits(x, (x > 0) * 1.0, weight=1 + (x > 0))[0]
+    )
+    with pytest.raises(ValueError, match="`weight` must broadcast"):
+        fnp.mse_loss(x, x, weight=np.ones(3))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])

@@ -1,5 +1,6 @@
 #include "bindings/loss.h"
 
+#include <optional>
 #include <string>
 
 #include "bindings/arrays.h"
@@ -17,12 +18,12 @@ Reduction reduction_from(const std::string& name) {
   throw py::value_error("`reduction` must be 'none', 'mean' or 'sum', got '" + name + "'");
 }
 
-// Reads element `index` of the tuple, if it has one that is not None.
-bool read_optional(const py::tuple& from, size_t index, const char* name, Array& array, bool may_be_negated) {
-  if (index >= from.size() || from[index].is_none()) return false;
-  read_array(from[index], name, array, may_be_negated);
-  return true;
+// Reads the array, unless the object is None. (An Array is large: it is filled where it stays.)
+void read_optional(py::handle object, const char* name, std::optional<Array>& array, bool may_be_negated) {
+  if (!object.is_none()) read_array(object, name, array.emplace(), may_be_negated);
 }
+
+View view_if(const std::optional<Array>& array) { return array ? view_of(*array) : View(); }
 
 void need_floating(const Array& array, const char* name) {
   if (!is_floating(array.dtype)) {
@@ -30,18 +31,36 @@ void need_floating(const Array& array, const char* name) {
   }
 }
 
-void need_same_device(const Array& array, const char* name, const Array& input) {
+void need_same_device(const Array& array, const char* name, const Array& input, const char* input_name) {
   if (array.device != input.device || array.device_index != input.device_index) {
     const auto place = [](const Array& a) {
       return a.device == Device::cpu ? std::string("cpu") : "cuda:" + std::to_string(a.device_index);
     };
-    throw std::runtime_error("`" + std::string(name) + "` is on " + place(array) + ", but `input` is on " +
-                             place(input) + "; expected them on the same device");
+    throw std::runtime_error("`" + std::string(name) + "` is on " + place(array) + ", but `" + input_name +
+                             "` is on " + place(input) + "; expected them on the same device");
   }
 }
 
+struct Call {
+  const OpInfo& info;
+  const LossCall& given;
+  std::optional<Array> operand[kMaxOperands], weight;
+  std::optional<Array> loss, grad[kMaxOperands], seed;
+  double hyper[8] = {};
+  Reduction reduction;
+
+  const Array& first() const { return *operand[0]; }
+  bool each() const { return reduction == Reduction::none; }
+};
+
+std::string grad_name(const OpInfo& info, size_t operand) {
+  return std::string("grad_") + info.operands[operand];
+}
+
 // An output must be memory of its own that may be written.
-void need_output(const Array& out, const char* name, int64_t count, const Array* inputs, int inputs_count) {
+void need_output(const std::optional<Array>& output, const char* name, int64_t count, const Call& call) {
+  if (!output) return;
+  const Array& out = *output;
   need_floating(out, name);
   if (!out.writeable) throw py::value_error("`" + std::string(name) + "` is read-only");
   if (out.count != count) {
@@ -50,56 +69,69 @@ void need_output(const Array& out, const char* name, int64_t count, const Array*
   }
   const Extent a = extent_of(out);
   bool shared = overlaps_itself(out);
-  for (int i = 0; i < inputs_count; ++i) {
-    const Extent b = extent_of(inputs[i]);
+  const auto compare = [&](const std::optional<Array>& input) {
+    if (!input) return;
+    const Extent b = extent_of(*input);
     shared = shared || (a.begin < b.end && b.begin < a.end);
-  }
+  };
+  for (const auto& operand : call.operand) compare(operand);
+  compare(call.weight);
   if (shared) throw py::value_error("`" + std::string(name) + "` overlaps itself or an input");
 }
 
-struct Call {
-  Array inputs[3];
-  int input_count = 0;
-  Array loss, grad_input, grad_target, seed;
-  bool has_weight = false, has_loss = false, has_grad_input = false, has_grad_target = false,
-       has_seed = false;
-};
-
 void need_outputs(const Call& call, int64_t loss_count) {
-  const Array* inputs = call.inputs;
-  const int n = call.input_count;
-  if (call.has_loss) need_output(call.loss, "loss", loss_count, inputs, n);
-  if (call.has_grad_input) need_output(call.grad_input, "grad_input", inputs[0].count, inputs, n);
-  if (call.has_grad_target) need_output(call.grad_target, "grad_target", inputs[1].count, inputs, n);
-  if (call.has_seed) {
-    need_floating(call.seed, "grad_output");
-    if (call.seed.count != loss_count) {
+  need_output(call.loss, "loss", loss_count, call);
+  for (int k = 0; k < call.info.operand_count; ++k) {
+    if (!call.grad[k]) continue;
+    const std::string name = grad_name(call.info, size_t(k));
+    need_output(call.grad[k], name.c_str(), call.operand[k]->count, call);
+    if (!same_shape(*call.grad[k], *call.operand[k])) {
+      throw py::value_error("`" + name + "` must have the shape of `" + call.info.operands[k] + "`, got " +
+                            describe(*call.grad[k]));
+    }
+  }
+  if (call.seed) {
+    need_floating(*call.seed, "grad_output");
+    if (call.seed->count != loss_count) {
       throw std::runtime_error("`grad_output` must have " + std::to_string(loss_count) + " elements, got " +
-                               describe(call.seed));
+                               describe(*call.seed));
     }
   }
 }
 
-void run_pointwise(const char* op, int index, const Call& call, PointwiseArgs& args, py::handle input) {
-  const Array &x = call.inputs[0], &t = call.inputs[1];
-  need_floating(t, "target");
-  if (!same_shape(x, t)) {
-    throw std::runtime_error(std::string(op) + ": `target` must have the shape of `input`, got " +
-                             describe(t) + " for " + describe(x));
+// Operands, and a sample weight, of one shape.
+void need_shape_of_first(const Call& call, const std::optional<Array>& array, const char* name) {
+  if (!array) return;
+  need_floating(*array, name);
+  if (!same_shape(call.first(), *array)) {
+    throw std::runtime_error(std::string(call.info.name) + ": `" + name + "` must have the shape of `" +
+                             call.info.operands[0] + "`, got " + describe(*array) + " for " +
+                             describe(call.first()));
   }
-  const bool each = args.reduction == Reduction::none;
-  need_outputs(call, each ? x.count : 1);
-  args.input = view_of(x);
-  args.target = view_of(t);
-  if (call.has_loss) args.loss = view_of(call.loss);
-  if (call.has_grad_input) args.grad_input = view_of(call.grad_input);
-  if (call.has_grad_target) args.grad_target = view_of(call.grad_target);
-  if (call.has_seed) args.seed = view_of(call.seed);
-  Launch launch(input, x, Shape::pointwise, x.count, x.count);
+}
+
+void run_pointwise(int index, const Call& call) {
+  const Array& x = call.first();
+  PointwiseArgs args{};
+  for (int k = 0; k < call.info.operand_count; ++k) {
+    need_shape_of_first(call, call.operand[k], call.info.operands[k]);
+    args.operand[k] = view_if(call.operand[k]);
+  }
+  need_shape_of_first(call, call.weight, "weight");
+  need_outputs(call, call.each() ? x.count : 1);
+  args.weight = view_if(call.weight);
+  args.loss = view_if(call.loss);
+  for (int k = 0; k < call.info.operand_count; ++k) args.grad[k] = view_if(call.grad[k]);
+  args.seed = view_if(call.seed);
+  args.reduction = call.reduction;
+  args.divisor = call.given.divisor;
+  args.hyper = call.hyper;
+  Launch launch(call.given.operands[0], x, Shape::pointwise, x.count, x.count);
   args.stream = launch.stream();
   args.workspace = launch.workspace();
-  launch.run([&] { launch.table().kernels[index].pointwise(args); });
-  launch.check(op);
+  const bool inside = launch.run([&] { return launch.table().kernels[index].pointwise(args); });
+  launch.check(call.info.name);
+  if (!inside) throw OutOfRange{std::string(call.info.name) + ": " + call.info.domain};
 }
 
 // Input (C), (N, C) or (N, C, d1, …); target without the class dimension (or (1,) for an input (C)).
@@ -109,10 +141,12 @@ void need_labels(const char* op, const Array& x, const Array& t, int class_dim) 
   }
   if (x.dims == 1) {
     if (t.dims == 0 || (t.dims == 1 && t.sizes[0] == 1)) return;
-    throw py::value_error(std::string(op) + ": `target` must be a single label for `input` of shape " +
-                          describe_shape(x, 0, 1) + ", got " + describe(t));
+    const std::string message = std::string(op) + ": `target` must be a single label for `input` of shape " +
+                                describe_shape(x, 0, 1) + ", got " + describe(t);
+    if (t.dims == 1) throw py::value_error(message);
+    throw std::runtime_error(message);
   }
-  if (t.dims > 0 && t.sizes[0] != x.sizes[0]) {
+  if ((t.dims > 0 ? t.sizes[0] : 0) != x.sizes[0]) {
     throw py::value_error(std::string(op) + ": `target` must have the batch size of `input`, " +
                           std::to_string(x.sizes[0]) + ", got " + describe(t));
   }
@@ -127,92 +161,136 @@ void need_labels(const char* op, const Array& x, const Array& t, int class_dim) 
   }
 }
 
-void run_rowwise(const char* op, int index, const Call& call, RowwiseArgs& args, py::handle input) {
-  const Array &x = call.inputs[0], &t = call.inputs[1], &w = call.inputs[2];
-  if (x.dims == 0)
-    throw std::runtime_error(std::string(op) + ": `input` must have a class dimension, got " + describe(x));
+// `promotes`: their dtype need not be that of the input.
+View class_weights(const Call& call, int64_t classes, bool promotes) {
+  if (!call.weight) return View();
+  const Array &x = call.first(), &w = *call.weight;
+  need_floating(w, "weight");
+  const bool half = x.dtype == DType::bf16 || x.dtype == DType::f16;
+  if (w.dtype != x.dtype && !promotes && !(half && w.dtype == DType::f32)) {
+    throw std::runtime_error(std::string(call.info.name) + ": `weight` must have the dtype of `input`, got " +
+                             describe(w) + " for " + describe(x));
+  }
+  if (w.dims != 1) throw Unsupported{"`weight` must have one dimension, got " + describe(w)};
+  if (w.count != classes) {
+    throw std::runtime_error(std::string(call.info.name) +
+                             ": `weight` must have one element for each of the " + std::to_string(classes) +
+                             " classes, got " + describe(w));
+  }
+  return view_of(w);
+}
+
+void run_rowwise(int index, const Call& call) {
+  const Array &x = call.first(), &t = *call.operand[1];
+  const char* op = call.info.name;
+  if (x.dims == 0) throw Unsupported{"`input` must have a class dimension, got " + describe(x)};
   const int class_dim = x.dims == 1 ? 0 : 1;
   need_labels(op, x, t, class_dim);
-  const int64_t classes = x.sizes[class_dim], rows = t.count;
-  if (call.has_weight) {
-    const bool half = x.dtype == DType::bf16 || x.dtype == DType::f16;
-    if (w.dtype != x.dtype && !(half && w.dtype == DType::f32)) {
-      throw std::runtime_error(std::string(op) + ": `weight` must have the dtype of `input`, got " +
-                               describe(w) + " for " + describe(x));
-    }
-    if (w.dims != 1 || w.count != classes) {
-      throw std::runtime_error(std::string(op) + ": `weight` must have one element for each of the " +
-                               std::to_string(classes) + " classes, got " + describe(w));
-    }
-    args.weight = view_of(w);
-  }
-  const bool each = args.reduction == Reduction::none;
-  need_outputs(call, each ? rows : 1);
+  RowwiseArgs args{};
+  args.classes = x.sizes[class_dim];
+  args.rows = t.count;
+  args.weight = class_weights(call, args.classes, false);
+  need_outputs(call, call.each() ? args.rows : 1);
   args.input = row_view_of(x, class_dim);
   args.target = view_of(t);
-  if (call.has_loss) args.loss = view_of(call.loss);
-  if (call.has_grad_input) args.grad_input = row_view_of(call.grad_input, class_dim);
-  if (call.has_seed) args.seed = view_of(call.seed);
-  args.rows = rows;
-  args.classes = classes;
-  Launch launch(input, x, Shape::rowwise, rows, x.count);
+  args.loss = view_if(call.loss);
+  if (call.grad[0]) args.grad_input = row_view_of(*call.grad[0], class_dim);
+  args.seed = view_if(call.seed);
+  args.reduction = call.reduction;
+  args.ignores = call.given.ignore_index.has_value();
+  args.ignore_index = call.given.ignore_index.value_or(0);
+  args.hyper = call.hyper;
+  Launch launch(call.given.operands[0], x, Shape::rowwise, args.rows, x.count);
   args.stream = launch.stream();
   args.workspace = launch.workspace();
   const BadLabel bad = launch.run([&] { return launch.table().kernels[index].rowwise(args); });
   launch.check(op);
   if (bad.found) {
-    throw py::index_error(std::string(op) + ": Target " + std::to_string(bad.label) +
-                          " is out of bounds: `target` must hold labels in [0, " + std::to_string(classes) +
-                          ") or ignore_index " + std::to_string(args.ignore_index));
+    const std::string ignored = args.ignores ? " or ignore_index " + std::to_string(args.ignore_index) : "";
+    throw OutOfRange{std::string(op) + ": Target " + std::to_string(bad.label) +
+                     " is out of bounds: `target` must hold labels in [0, " + std::to_string(args.classes) +
+                     ")" + ignored};
   }
+}
+
+void run_dense(int index, Call& call) {
+  // A number is a row of one class.
+  const auto as_row = [](std::optional<Array>& array) {
+    if (!array || array->dims > 0) return;
+    array->dims = 1;
+    array->sizes[0] = array->strides[0] = 1;
+  };
+  for (auto& operand : call.operand) as_row(operand);
+  for (auto& grad : call.grad) as_row(grad);
+  const Array& x = call.first();
+  const int64_t dim = call.given.dim;
+  if (dim < -x.dims || dim >= x.dims) {
+    throw py::index_error("Dimension out of range: `dim` must be in [" + std::to_string(-x.dims) + ", " +
+                          std::to_string(x.dims - 1) + "], got " + std::to_string(dim));
+  }
+  const int class_dim = int(dim < 0 ? dim + x.dims : dim);
+  DenseArgs args{};
+  args.classes = x.sizes[class_dim];
+  args.rows = 1;
+  for (int d = 0; d < x.dims; ++d) args.rows *= d == class_dim ? 1 : x.sizes[d];
+  for (int k = 1; k < call.info.operand_count; ++k) {
+    need_shape_of_first(call, call.operand[k], call.info.operands[k]);
+  }
+  args.weight = class_weights(call, args.classes, true);
+  need_outputs(call, call.each() ? args.rows : 1);
+  const auto rows_of = [&](const std::optional<Array>& array) {
+    return array ? row_view_of(*array, class_dim) : View();
+  };
+  args.input = rows_of(call.operand[0]);
+  args.target = rows_of(call.operand[1]);
+  args.first = rows_of(call.grad[0]);
+  args.second = rows_of(call.grad[1]);
+  args.loss = view_if(call.loss);
+  args.seed = view_if(call.seed);
+  args.reduction = call.reduction;
+  args.hyper = call.hyper;
+  Launch launch(call.given.operands[0], x, Shape::dense, args.rows, x.count);
+  args.stream = launch.stream();
+  args.workspace = launch.workspace();
+  launch.run([&] { launch.table().kernels[index].dense(args); });
+  launch.check(call.info.name);
 }
 
 }  // namespace
 
-void run_loss(const OpInfo& info, int op, const py::tuple& inputs, const py::tuple& outputs,
-              const py::tuple& hyper, const std::string& reduction, const py::object& seed,
-              int64_t ignore_index) {
-  double values[8] = {};
-  if (int(hyper.size()) != info.hyper_count) {
+void run_loss(const OpInfo& info, int op, const LossCall& given) {
+  Call call{info, given, {}, {}, {}, {}, {}, {}, reduction_from(given.reduction)};
+  if (int(given.hyper.size()) != info.hyper_count) {
     throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
-                          " hyper-parameters, got " + std::to_string(hyper.size()));
+                          " hyper-parameters, got " + std::to_string(given.hyper.size()));
   }
-  for (size_t i = 0; i < hyper.size(); ++i) values[i] = py::cast<double>(hyper[i]);
-
-  Call call;
-  call.input_count = 2;
-  read_array(inputs[0], "input", call.inputs[0]);
-  read_array(inputs[1], "target", call.inputs[1]);
-  need_floating(call.inputs[0], "input");
-  need_same_device(call.inputs[1], "target", call.inputs[0]);
-  if (read_optional(inputs, 2, "weight", call.inputs[2], true)) {
-    call.has_weight = true;
-    call.input_count = 3;
-    need_same_device(call.inputs[2], "weight", call.inputs[0]);
+  for (size_t i = 0; i < given.hyper.size(); ++i) call.hyper[i] = py::cast<double>(given.hyper[i]);
+  const size_t operands = size_t(info.operand_count);
+  if (given.operands.size() != operands || given.outputs.size() > operands + 1) {
+    throw py::value_error(std::string(info.name) + " takes " + std::to_string(operands) + " operands, got " +
+                          std::to_string(given.operands.size()));
   }
-  call.has_loss = read_optional(outputs, 0, "loss", call.loss, false);
-  call.has_grad_input = read_optional(outputs, 1, "grad_input", call.grad_input, false);
-  call.has_grad_target = read_optional(outputs, 2, "grad_target", call.grad_target, false);
-  if (call.has_grad_input && !same_shape(call.grad_input, call.inputs[0])) {
-    throw py::value_error("`grad_input` must have the shape of `input`, got " + describe(call.grad_input));
+  for (size_t k = 0; k < operands; ++k) {
+    const char* name = info.operands[k];
+    if (k < 2) {
+      read_array(given.operands[k], name, call.operand[k].emplace());
+    } else {
+      read_optional(given.operands[k], name, call.operand[k], true);
+    }
+    if (k > 0 && call.operand[k]) need_same_device(*call.operand[k], name, call.first(), info.operands[0]);
   }
-  if (!seed.is_none()) {
-    call.has_seed = true;
-    read_array(seed, "grad_output", call.seed);
+  need_floating(call.first(), info.operands[0]);
+  read_optional(given.weight, "weight", call.weight, true);
+  if (call.weight) need_same_device(*call.weight, "weight", call.first(), info.operands[0]);
+  if (given.outputs.size() > 0) read_optional(given.outputs[0], "loss", call.loss, false);
+  for (size_t k = 1; k < given.outputs.size(); ++k) {
+    if (given.outputs[k].is_none()) continue;
+    read_array(given.outputs[k], grad_name(info, k - 1).c_str(), call.grad[k - 1].emplace(), false);
   }
-
-  if (info.shape == Shape::pointwise) {
-    PointwiseArgs args{};
-    args.reduction = reduction_from(reduction);
-    args.hyper = values;
-    run_pointwise(info.name, op, call, args, inputs[0]);
-  } else {
-    RowwiseArgs args{};
-    args.reduction = reduction_from(reduction);
-    args.hyper = values;
-    args.ignore_index = ignore_index;
-    run_rowwise(info.name, op, call, args, inputs[0]);
-  }
+  read_optional(given.seed, "grad_output", call.seed, true);
+  if (info.shape == Shape::pointwise) return run_pointwise(op, call);
+  if (info.shape == Shape::rowwise) return run_rowwise(op, call);
+  run_dense(op, call);
 }
 
 }  // namespace fusestep

@@ -3,13 +3,32 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
+#include <string>
+
 #include "formulas/catalog.h"
 
 namespace fusestep {
 
-// inputs: (input, target[, weight]), outputs: (loss, grad_input[, grad_target]); None where absent.
-void run_loss(const OpInfo& info, int op, const pybind11::tuple& inputs, const pybind11::tuple& outputs,
-              const pybind11::tuple& hyper, const std::string& reduction, const pybind11::object& seed,
-              int64_t ignore_index);
+// A call as Python makes it.
+struct LossCall {
+  const pybind11::tuple& operands;  // those the formula names; the third may be None
+  const pybind11::tuple& outputs;   // (loss, then the gradient of each operand); None where absent
+  const pybind11::tuple& hyper;
+  const std::string& reduction;
+  const pybind11::object& seed;    // grad_output; 1 if None
+  const pybind11::object& weight;  // of elements (pointwise) or of classes; None where absent
+  std::optional<int64_t> ignore_index;
+  double divisor;  // of a mean; 0: the formula's
+  int64_t dim;     // of the classes, for the dense shape
+};
+
+void run_loss(const OpInfo& info, int op, const LossCall& call);
+
+// A label or an element that an op does not allow. In Python it is an IndexError, a RuntimeError and a
+// ValueError, because torch raises one or the other.
+struct OutOfRange {
+  std::string reason;
+};
 
 }  // namespace fusestep

@@ -1,5 +1,6 @@
 // fusestep._native: a handful of functions around the op table.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
 #include <string>
@@ -42,7 +43,7 @@ py::tuple tuple_of(const char* const* list, int count) {
 }
 
 py::typing::Dict<py::str, AnyDict> ops() {
-  static const char* const shapes[] = {"pointwise", "rowwise", "update"};
+  static const char* const shapes[] = {"pointwise", "rowwise", "dense", "update"};
   py::typing::Dict<py::str, AnyDict> result;
   for (int i = 0; i < kOpCount; ++i) {
     const OpInfo& info = kOps[i];
@@ -50,6 +51,8 @@ py::typing::Dict<py::str, AnyDict> ops() {
     op["class_name"] = info.class_name;
     op["shape"] = shapes[int(info.shape)];
     op["hyper"] = tuple_of(info.hyper, info.hyper_count);
+    op["operands"] = tuple_of(info.operands, info.operand_count);
+    op["domain"] = info.domain == nullptr ? py::object(py::none()) : py::str(info.domain);
     op["states"] = tuple_of(info.states, info.state_count);
     op["asked_by"] = tuple_of(info.asked_by, info.state_count);
     op["counts_steps"] = info.counts_steps;
@@ -64,17 +67,29 @@ py::typing::Dict<py::str, py::bool_> isas() {
   return result;
 }
 
+PyObject* new_out_of_range() {
+  const py::tuple bases = py::make_tuple(py::handle(PyExc_IndexError), py::handle(PyExc_RuntimeError),
+                                         py::handle(PyExc_ValueError));
+  PyObject* type = PyErr_NewException("fusestep._native.OutOfRange", bases.ptr(), nullptr);
+  if (type == nullptr) throw py::error_already_set();
+  return type;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Kernels of fusestep behind a few functions. Not public: use fusestep.nn, .optim, .numpy.";
   // Never released: a static object would be, after the interpreter has gone.
   static const auto* const unsupported = new py::exception<Unsupported>(m, "Unsupported", PyExc_TypeError);
+  static PyObject* const out_of_range = new_out_of_range();
+  m.add_object("OutOfRange", out_of_range);
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Unsupported& error) {
       py::set_error(*unsupported, error.reason.c_str());
+    } catch (const OutOfRange& error) {
+      py::set_error(out_of_range, error.reason.c_str());
     }
   });
 
@@ -88,16 +103,21 @@ PYBIND11_MODULE(_native, m) {
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
   m.def(
       "run",
-      [](const std::string& op, const AnyTuple& inputs, const AnyTuple& outputs, const AnyTuple& hyper,
-         const std::string& reduction, const py::object& seed, int64_t ignore_index) {
+      [](const std::string& op, const AnyTuple& operands, const AnyTuple& outputs, const AnyTuple& hyper,
+         const std::string& reduction, const py::object& seed, const py::object& weight,
+         std::optional<int64_t> ignore_index, double divisor, int64_t dim) {
         const int index = find_op(op, false);
-        run_loss(kOps[index], index, inputs, outputs, hyper, reduction, seed, ignore_index);
+        const LossCall call{operands, outputs, hyper, reduction, seed, weight, ignore_index, divisor, dim};
+        run_loss(kOps[index], index, call);
       },
-      py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("hyper") = AnyTuple(py::tuple()),
-      py::arg("reduction") = "mean", py::arg("seed") = py::none(), py::arg("ignore_index") = -100,
-      "One loss call. inputs: (input, target[, weight]).\n"
-      "outputs: (loss, grad_input[, grad_target]), written where not None.\n"
-      "seed: grad_output, 1 if None.");
+      py::arg("op"), py::arg("operands"), py::arg("outputs"), py::arg("hyper") = AnyTuple(py::tuple()),
+      py::arg("reduction") = "mean", py::arg("seed") = py::none(), py::arg("weight") = py::none(),
+      py::arg("ignore_index") = py::none(), py::arg("divisor") = 0.0, py::arg("dim") = 1,
+      "One loss call. operands: those of ops()[op].\n"
+      "outputs: (loss, the gradient of each operand), written where not None; for softmax and its like\n"
+      "(None, result).\n"
+      "seed: grad_output, 1 if None. weight: of elements or of classes. divisor: of a mean, if not 0.\n"
+      "dim: of the classes, where the target is dense.");
   m.def(
       "step",
       [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups) {

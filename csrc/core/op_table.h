@@ -5,19 +5,22 @@
 
 namespace fusestep {
 
-enum class Shape : uint8_t { pointwise, rowwise, update };
+enum class Shape : uint8_t { pointwise, rowwise, dense, update };
 enum class Reduction : uint8_t { none, mean, sum };
 
+constexpr int kMaxOperands = 3;
 constexpr int kMaxStates = 3;
 
 // Loss, gradients, or both, of one loss call. Absent outputs are not computed. All element-wise views
 // have the same logical sizes. Reduced, `loss` and `seed` are single elements; otherwise they have one
-// element per loss element. An absent seed means 1.
+// element per loss element. An absent seed, weight or operand means 1.
 struct PointwiseArgs {
-  View input, target;
-  View loss, grad_input, grad_target;
+  View operand[kMaxOperands];
+  View weight;
+  View loss, grad[kMaxOperands];
   View seed;
   Reduction reduction;
+  double divisor;  // of a mean, if not 0; else the engine's: the number of elements or their weight
   const double* hyper;
   void* stream;
   void* workspace;  // CUDA: workspace_bytes of device memory, ordered by `stream`
@@ -30,7 +33,22 @@ struct RowwiseArgs {
   View loss, grad_input;
   View seed;
   Reduction reduction;
-  int64_t rows, classes, ignore_index;
+  int64_t rows, classes;
+  bool ignores;  // whether rows with the label ignore_index are left out
+  int64_t ignore_index;
+  const double* hyper;
+  void* stream;
+  void* workspace;
+};
+
+// As RowwiseArgs, with a target that has a number for each class, or with none. `first` and `second` are
+// the formula's results (contracts.h); a mean divides by `rows`.
+struct DenseArgs {
+  View input, target, weight;
+  View loss, first, second;
+  View seed;
+  Reduction reduction;
+  int64_t rows, classes;
   const double* hyper;
   void* stream;
   void* workspace;
@@ -59,9 +77,12 @@ struct BadLabel {
   int64_t label;
 };
 
+// A pointwise kernel of a formula with a domain returns whether all operands lay inside it; CUDA
+// engines put NaN into the elements that did not, and return true.
 struct Kernel {
-  void (*pointwise)(const PointwiseArgs&);
+  bool (*pointwise)(const PointwiseArgs&);
   BadLabel (*rowwise)(const RowwiseArgs&);
+  void (*dense)(const DenseArgs&);
   void (*update)(const UpdateArgs&);
 };
 

@@ -1,5 +1,6 @@
 // The registry, instantiated for one instruction set. CMake compiles this file once for each, with
 // FUSESTEP_TARGET naming it.
+#include "cpu/dense.h"
 #include "cpu/pointwise.h"
 #include "cpu/rowwise.h"
 #include "cpu/update.h"

@@ -27,26 +27,28 @@ void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t
     typename I::native numbers;
     memcpy(&numbers, tile.label + r, sizeof(numbers));
     const I label(numbers);
-    V top = -infinity<V>();
+    V top = F::finds_max ? -infinity<V>() : V(T(0)), own = V(T(0)), own_weight = V(T(1));
     for (int64_t c = 0; c < classes; ++c) {
       const V x = load_pack(tile.x + c * kTileRows + r);
-      top = select(x > top, x, top);  // a NaN shows up again in the sums
+      if (F::finds_max) top = select(x > top, x, top);  // a NaN shows up again in the sums
+      const auto here = label == I(typename I::lane(c));
+      own = select(here, x, own);
+      if (weight != nullptr) own_weight = select(here, V(weight[c]), own_weight);
     }
-    V sum[K], own = V(T(0)), own_weight = V(T(1));
+    const V level = formula.level(top, own);
+    V sum[K];
     for (V& s : sum) s = V(T(0));
     for (int64_t c = 0; c < classes; ++c) {
-      const V x = load_pack(tile.x + c * kTileRows + r) - top;
+      const V x = load_pack(tile.x + c * kTileRows + r);
       const V w = weight != nullptr ? V(weight[c]) : V(T(1));
       V next[K];
       for (int k = 0; k < K; ++k) next[k] = sum[k];
-      const V kept = formula.visit(next, x, w);
+      const V kept = formula.visit(next, x, level, w);
       const auto here = label == I(typename I::lane(c));
       for (int k = 0; k < K; ++k) sum[k] = select(here, sum[k], next[k]);
-      own = select(here, x, own);
-      own_weight = select(here, w, own_weight);
       if (with_grad) store_pack(tile.grad + c * kTileRows + r, kept);
     }
-    const Row<V> row = formula.loss(sum, own, own_weight, V(T(classes)));
+    const Row<V> row = formula.loss(sum, own, level, own_weight, V(T(classes)));
     const auto ignored = label < I(typename I::lane(0));
     store_pack(tile.loss + r, select(ignored, V(T(0)), row.loss));
     if (!with_grad) continue;
@@ -54,7 +56,7 @@ void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t
     for (int64_t c = 0; c < classes; ++c) {
       T* at = tile.grad + c * kTileRows + r;
       const V w = weight != nullptr ? V(weight[c]) : V(T(1));
-      const V other = formula.grad(row, load_pack(at), w);
+      const V other = formula.grad(row, load_pack(tile.x + c * kTileRows + r), load_pack(at), w);
       const V grad = select(label == I(typename I::lane(c)), row.label_grad, other) * scale;
       store_pack(at, select(ignored, V(T(0)), grad));
     }

@@ -10,85 +10,134 @@ FUSESTEP_TARGET_BEGIN
 // Which results one instantiation of the loop produces; what it does not is dead code in the formula.
 enum class Want { loss, grads, both };
 
-template <class T>
+template <class T, int N>
 struct PointwiseBuffers {
-  T input[kBlock], target[kBlock], seed[kBlock];
-  T loss[kBlock], grad_input[kBlock], grad_target[kBlock];
+  T operand[N][kBlock], weight[kBlock], seed[kBlock];
+  T loss[kBlock], grad[N][kBlock];
 };
 
-// One block. Returns the sum of its losses (0 unless the loss is wanted and reduced).
-template <Want want, class T, class F>
-double pointwise_block(const F& formula, const PointwiseArgs& args, T scale, int64_t start, int count,
-                       PointwiseBuffers<T>& buffers) {
-  using V = Pack<T>;
-  constexpr int L = V::lanes;
-  const bool each = args.reduction == Reduction::none;
-  const bool with_input = present(args.grad_input), with_target = present(args.grad_target);
-  const T* x = read_block(args.input, start, count, buffers.input);
-  const T* t = read_block(args.target, start, count, buffers.target);
-  const T* seed = each && present(args.seed) ? read_block(args.seed, start, count, buffers.seed) : nullptr;
-  T* loss = place_block(args.loss, start, buffers.loss);
-  T* dx = place_block(args.grad_input, start, buffers.grad_input);
-  T* dt = place_block(args.grad_target, start, buffers.grad_target);
+struct PointwiseSum {
+  double loss;
+  bool outside;  // an operand lay outside the domain of the formula
+};
 
-  V sum[4] = {V(T(0)), V(T(0)), V(T(0)), V(T(0))};
-  const auto finish = [&](PointwiseResult<V> r, V factor, int at, auto&& store, V& total) {
+// One block. The sum is that of its losses (0 unless the loss is wanted and reduced).
+template <Want want, class T, class F>
+PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scale, int64_t start, int count,
+                             PointwiseBuffers<T, F::operands.size>& buffers) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes, N = F::operands.size;
+  const bool each = args.reduction == Reduction::none;
+  const auto open = [&](const View& view, T* buffer) -> const T* {
+    return present(view) ? read_block(view, start, count, buffer) : nullptr;
+  };
+  const T *x[N], *weight = open(args.weight, buffers.weight);
+  const T* seed = each ? open(args.seed, buffers.seed) : nullptr;
+  T *loss = place_block(args.loss, start, buffers.loss), *grad[N];
+  for (int k = 0; k < N; ++k) {
+    x[k] = open(args.operand[k], buffers.operand[k]);
+    grad[k] = present(args.grad[k]) ? place_block(args.grad[k], start, buffers.grad[k]) : nullptr;
+  }
+
+  V sum[4] = {V(T(0)), V(T(0)), V(T(0)), V(T(0))}, outside = V(T(0));
+  // One pack: `read(from)` and `write(to, pack)` know whether it is whole.
+  const auto work = [&](int at, V& total, auto&& read, auto&& write, auto&& counted) {
+    V operand[N];
+    for (int k = 0; k < N; ++k) operand[k] = x[k] != nullptr ? read(x[k] + at) : V(T(1));
+    const V w = weight != nullptr ? read(weight + at) : V(T(1));
+    const PointwiseResult<V, N> r = evaluate(formula, operand);
+    if constexpr (F::domain != nullptr) {
+      outside = select(is_inside(formula, operand), outside, counted(V(T(1))));
+    }
     if constexpr (want != Want::grads) {
-      if (each) store(loss + at, r.loss);
-      total = total + r.loss;
+      const V value = weight != nullptr ? r.loss * w : r.loss;
+      if (each) write(loss + at, value);
+      total = total + counted(value);
     }
     if constexpr (want != Want::loss) {
-      if (with_input) store(dx + at, r.grad_input * factor);
-      if (with_target) store(dt + at, r.grad_target * factor);
+      const V factor = (seed != nullptr ? read(seed + at) : V(scale)) * w;
+      for (int k = 0; k < N; ++k) {
+        if (grad[k] != nullptr) write(grad[k] + at, r.grad[k] * factor);
+      }
     }
   };
-  const auto whole = [](T* to, V pack) { store_pack(to, pack); };
+  const auto read_whole = [](const T* from) { return load_pack(from); };
+  const auto write_whole = [](T* to, V pack) { store_pack(to, pack); };
+  const auto all = [](V pack) { return pack; };
   int i = 0;
   for (; i + 4 * L <= count; i += 4 * L) {
-    for (int k = 0; k < 4; ++k) {
-      const int at = i + k * L;
-      const V factor = seed != nullptr ? load_pack(seed + at) : V(scale);
-      finish(formula(load_pack(x + at), load_pack(t + at)), factor, at, whole, sum[k]);
-    }
+    for (int k = 0; k < 4; ++k) work(i + k * L, sum[k], read_whole, write_whole, all);
   }
   for (; i < count; i += L) {
     const int rest = count - i < L ? count - i : L;
-    const V factor = seed != nullptr ? load_part(seed + i, rest, T(0)) : V(scale);
-    PointwiseResult<V> r = formula(load_part(x + i, rest, T(0)), load_part(t + i, rest, T(0)));
     const auto inside = lane_numbers<T>() < IntegerPack<T>(typename IntegerPack<T>::lane(rest));
-    r.loss = select(inside, r.loss, V(T(0)));
-    finish(r, factor, i, [rest](T* to, V pack) { store_part(to, pack, rest); }, sum[0]);
+    work(
+        i, sum[0], [rest](const T* from) { return load_part(from, rest, T(0)); },
+        [rest](T* to, V pack) { store_part(to, pack, rest); },
+        [inside](V pack) { return select(inside, pack, V(T(0))); });
   }
 
   if (want != Want::grads && each) write_block(args.loss, start, count, loss);
-  if (want != Want::loss && with_input) write_block(args.grad_input, start, count, dx);
-  if (want != Want::loss && with_target) write_block(args.grad_target, start, count, dt);
-  return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (int k = 0; want != Want::loss && k < N; ++k) {
+    if (grad[k] != nullptr) write_block(args.grad[k], start, count, grad[k]);
+  }
+  return {sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])), max_lanes(outside) > T(0)};
 }
 
-template <Want want, class T, class F>
-void pointwise_run(const PointwiseArgs& args) {
-  const F formula(args.hyper);
-  const int64_t count = args.input.count, blocks = blocks_of(count);
-  const bool each = args.reduction == Reduction::none;
-  const double mean = args.reduction == Reduction::mean ? 1.0 / double(count) : 1.0;
-  const double seed = !each && present(args.seed) ? load_floating<double>(args.seed, 0) : 1.0;
+// The sum of part(start, length) over the blocks of `count` elements, in their order.
+template <class Part>
+double sum_of_blocks(int64_t count, Part&& part) {
+  const int64_t blocks = blocks_of(count);
   double* partial = static_cast<double*>(thread_scratch(0, (blocks + 1) * int64_t(sizeof(double))));
   auto body = [&](int64_t begin, int64_t end) {
-    auto& buffers = *static_cast<PointwiseBuffers<T>*>(thread_scratch(1, sizeof(PointwiseBuffers<T>)));
     for (int64_t b = begin; b < end; ++b) {
       const int64_t start = b * kBlock;
-      const int length = count - start < kBlock ? int(count - start) : kBlock;
-      partial[b] = pointwise_block<want>(formula, args, T(mean * seed), start, length, buffers);
+      partial[b] = part(start, count - start < kBlock ? int(count - start) : kBlock);
     }
   };
   parallel_for(blocks, count, body);
-  if (want != Want::grads && !each) {
+  double sum = 0;
+  for (int64_t b = 0; b < blocks; ++b) sum += partial[b];
+  return sum;
+}
+
+inline double sum_of(const View& view) {
+  return sum_of_blocks(view.count, [&](int64_t start, int count) {
+    double* buffer = static_cast<double*>(thread_scratch(1, kBlock * int64_t(sizeof(double))));
+    const double* values = read_block(view, start, count, buffer);
     double sum = 0;
-    for (int64_t b = 0; b < blocks; ++b) sum += partial[b];
-    const double loss = args.reduction == Reduction::mean ? sum / double(count) : sum;
-    store_floating(args.loss, 0, loss);
+    for (int i = 0; i < count; ++i) sum += values[i];
+    return sum;
+  });
+}
+
+template <Want want, class T, class F>
+bool pointwise_run(const PointwiseArgs& args) {
+  using Buffers = PointwiseBuffers<T, F::operands.size>;
+  const F formula(args.hyper);
+  const int64_t count = args.operand[0].count;
+  const bool each = args.reduction == Reduction::none;
+  double divisor = 1.0;
+  if (args.reduction == Reduction::mean) {
+    const bool by_weight = F::weighted_mean && present(args.weight);
+    divisor = args.divisor != 0 ? args.divisor : by_weight ? sum_of(args.weight) : double(count);
   }
+  const double seed = !each && present(args.seed) ? load_floating<double>(args.seed, 0) : 1.0;
+  const T scale = T(1.0 / divisor * seed);
+  const int64_t blocks = blocks_of(count);
+  bool* outside = static_cast<bool*>(thread_scratch(2, blocks + 1));
+  const double sum = sum_of_blocks(count, [&](int64_t start, int length) {
+    auto& buffers = *static_cast<Buffers*>(thread_scratch(1, sizeof(Buffers)));
+    const auto part = pointwise_block<want>(formula, args, scale, start, length, buffers);
+    outside[start / kBlock] = part.outside;
+    return part.loss;
+  });
+  if (want != Want::grads && !each) {
+    store_floating(args.loss, 0, args.reduction == Reduction::mean ? sum / divisor : sum);
+  }
+  bool inside = true;
+  for (int64_t b = 0; F::domain != nullptr && b < blocks; ++b) inside = inside && !outside[b];
+  return inside;
 }
 
 template <template <class> class F>
@@ -96,15 +145,17 @@ struct Pointwise {
   static_assert(check_pointwise<F>(), "");
 
   template <class T>
-  static void run_as(const PointwiseArgs& args) {
-    const bool grads = present(args.grad_input) || present(args.grad_target);
+  static bool run_as(const PointwiseArgs& args) {
+    bool grads = false;
+    for (const View& grad : args.grad) grads = grads || present(grad);
     if (!grads) return pointwise_run<Want::loss, T, F<T>>(args);
     if (!present(args.loss)) return pointwise_run<Want::grads, T, F<T>>(args);
-    pointwise_run<Want::both, T, F<T>>(args);
+    return pointwise_run<Want::both, T, F<T>>(args);
   }
 
-  static void run(const PointwiseArgs& args) {
-    const bool wide = args.input.dtype == DType::f64 || args.target.dtype == DType::f64;
+  static bool run(const PointwiseArgs& args) {
+    bool wide = present(args.weight) && args.weight.dtype == DType::f64;
+    for (const View& x : args.operand) wide = wide || (present(x) && x.dtype == DType::f64);
     return wide ? run_as<double>(args) : run_as<float>(args);
   }
 };

@@ -7,6 +7,35 @@ FUSESTEP_TARGET_BEGIN
 
 constexpr int kTileRows = 64;  // at most
 
+// Rows a block: a function of the row length alone, and few enough to be gathered together.
+inline int64_t tile_rows_for(int64_t classes) {
+  const int64_t wish = 16384 / (classes > 0 ? classes : 1);
+  return wish < 1 ? 1 : wish > kTileRows ? kTileRows : wish;
+}
+
+// Class weights as a dense copy, valid until the thread's next loss; null where there are none.
+template <class T>
+const T* dense_weights(const View& weight, int64_t classes) {
+  if (!present(weight)) return nullptr;
+  T* copy = static_cast<T*>(thread_scratch(2, (classes + 1) * int64_t(sizeof(T))));
+  for (int64_t c = 0; c < classes; ++c) copy[c] = load_floating<T>(weight, offset_of(weight, c));
+  return copy;
+}
+
+// Runs all blocks of a call and adds up their losses in order.
+template <class Call>
+double sum_over_blocks(const Call& call, int64_t work) {
+  const int64_t blocks = call.blocks();
+  double* partial = static_cast<double*>(thread_scratch(0, (blocks + 1) * int64_t(sizeof(double))));
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) partial[b] = call.run_block(b);
+  };
+  parallel_for(blocks, work, body);
+  double sum = 0;
+  for (int64_t b = 0; b < blocks; ++b) sum += partial[b];
+  return sum;
+}
+
 // Where a tile keeps class c of its row r: data[r * row_step + c * class_step].
 template <class T>
 struct Tile {

@@ -12,13 +12,14 @@
 FUSESTEP_TARGET_BEGIN
 
 // Every label checked, and the weights of the kept rows added up, before anything is written.
-inline BadLabel check_labels(const RowwiseArgs& args, double& kept_weight) {
+inline BadLabel check_labels(const RowwiseArgs& args, bool weighted, double& kept_weight) {
+  weighted = weighted && present(args.weight);
   double sum = 0;
   for (int64_t r = 0; r < args.rows; ++r) {
     const int64_t label = load_integer(args.target, r);
-    if (label == args.ignore_index) continue;
+    if (args.ignores && label == args.ignore_index) continue;
     if (label < 0 || label >= args.classes) return {true, label};
-    sum += present(args.weight) ? load_floating<double>(args.weight, offset_of(args.weight, label)) : 1.0;
+    sum += weighted ? load_floating<double>(args.weight, offset_of(args.weight, label)) : 1.0;
   }
   kept_weight = sum;
   return {false, 0};
@@ -29,20 +30,13 @@ template <class T, class F>
 class RowwiseCall {
  public:
   RowwiseCall(const RowwiseArgs& args, double kept_weight)
-      : args_(args), formula_(args.hyper), weight_(nullptr) {
-    // Rows a block: a function of the row length alone, and few enough to be gathered together.
-    const int64_t wish = 16384 / (args.classes > 0 ? args.classes : 1);
-    tile_rows_ = wish < 1 ? 1 : wish > kTileRows ? kTileRows : wish;
+      : args_(args),
+        formula_(args.hyper),
+        weight_(dense_weights<T>(args.weight, args.classes)),
+        tile_rows_(tile_rows_for(args.classes)) {
     const bool reduced = args.reduction != Reduction::none;
     norm_ = args.reduction == Reduction::mean ? 1.0 / kept_weight : 1.0;
     if (reduced && present(args.seed)) norm_ *= load_floating<double>(args.seed, 0);
-    if (present(args.weight)) {
-      T* copy = static_cast<T*>(thread_scratch(2, (args.classes + 1) * int64_t(sizeof(T))));
-      for (int64_t c = 0; c < args.classes; ++c) {
-        copy[c] = load_floating<T>(args.weight, offset_of(args.weight, c));
-      }
-      weight_ = copy;
-    }
   }
 
   int64_t blocks() const { return (args_.rows + tile_rows_ - 1) / tile_rows_; }
@@ -51,7 +45,11 @@ class RowwiseCall {
   double run_block(int64_t block) const {
     const int64_t first = block * tile_rows_, rest = args_.rows - first;
     const int rows = int(rest < tile_rows_ ? rest : tile_rows_);
-    return args_.classes <= kNarrow ? run_narrow(first, rows) : run_wide(first, rows);
+    if constexpr (!F::reads_row) {
+      return run_own(first, rows);
+    } else {
+      return args_.classes <= kNarrow ? run_narrow(first, rows) : run_wide(first, rows);
+    }
   }
 
  private:
@@ -60,7 +58,8 @@ class RowwiseCall {
   // The label of a row, or -1. The bounds are for one that another thread changes after check_labels.
   int64_t label_of(int64_t row) const {
     const int64_t label = load_integer(args_.target, row);
-    return label == args_.ignore_index || uint64_t(label) >= uint64_t(args_.classes) ? -1 : label;
+    const bool ignored = args_.ignores && label == args_.ignore_index;
+    return ignored || uint64_t(label) >= uint64_t(args_.classes) ? -1 : label;
   }
 
   T scale_of(int64_t row) const {
@@ -68,10 +67,37 @@ class RowwiseCall {
     return T(load_floating<double>(args_.seed, offset_of(args_.seed, row)));
   }
 
+  T weight_of(int64_t label) const { return weight_ != nullptr ? weight_[label] : T(1); }
+
   void store_loss(int64_t row, T loss) const {
     if (args_.reduction == Reduction::none && present(args_.loss)) {
       store_floating(args_.loss, offset_of(args_.loss, row), loss);
     }
+  }
+
+  // Of each row only the label's score is read, and only its gradient is not zero.
+  double run_own(int64_t first, int rows) const {
+    const int64_t classes = args_.classes;
+    const View& x = args_.input;
+    T* zeros = static_cast<T*>(thread_scratch(1, (classes * rows + 1) * int64_t(sizeof(T))));
+    if (with_grad()) memset(zeros, 0, size_t(classes * rows) * sizeof(T));
+    double sum = 0;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t row = first + r, label = label_of(row);
+      Row<T> result{};
+      if (label >= 0) {
+        const int last = x.dims - 1;
+        const int64_t base = x.contiguous ? row * classes : offset_of(x, row, last);
+        const T own = load_floating<T>(x, base + label * (x.contiguous ? 1 : x.strides[last]));
+        const T none[F::sums] = {};
+        result = formula_.loss(none, own, T(0), weight_of(label), T(classes));
+        if (with_grad()) zeros[r * classes + label] = result.label_grad * scale_of(row);
+      }
+      sum += double(result.loss);
+      store_loss(row, result.loss);
+    }
+    if (with_grad()) scatter_rows(args_.grad_input, first, rows, classes, Tile<T>{zeros, classes, 1});
+    return sum;
   }
 
   double run_narrow(int64_t first, int rows) const {
@@ -119,37 +145,30 @@ class RowwiseCall {
       for (int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = T(0);
       return T(0);
     }
-    const T top = row_max(x, classes);
+    const T own = x[label];
+    const T level = formula_.level(F::finds_max ? row_max(x, classes) : T(0), own);
     T sums[F::sums];
-    row_sums(formula_, x, weight_, classes, label, top, grad, sums);
-    const Row<T> result =
-        formula_.loss(sums, x[label] - top, weight_ != nullptr ? weight_[label] : T(1), T(classes));
-    if (grad != nullptr) row_grad(formula_, result, grad, weight_, classes, label, scale_of(row));
+    row_sums(formula_, x, weight_, classes, label, level, grad, sums);
+    const Row<T> result = formula_.loss(sums, own, level, weight_of(label), T(classes));
+    if (grad != nullptr) row_grad(formula_, result, x, grad, weight_, classes, label, scale_of(row));
     return result.loss;
   }
 
   const RowwiseArgs& args_;
   const F formula_;
   const T* weight_;  // a dense copy, or null
-  double norm_;      // what every gradient is multiplied by, if the loss is reduced
-  int64_t tile_rows_;
+  const int64_t tile_rows_;
+  double norm_;  // what every gradient is multiplied by, if the loss is reduced
 };
 
 template <class T, class F>
 BadLabel rowwise_run(const RowwiseArgs& args) {
   double kept_weight = 0;
-  const BadLabel bad = check_labels(args, kept_weight);
+  const BadLabel bad = check_labels(args, F::weighted_mean, kept_weight);
   if (bad.found) return bad;
   const RowwiseCall<T, F> call(args, kept_weight);
-  const int64_t blocks = call.blocks();
-  double* partial = static_cast<double*>(thread_scratch(0, (blocks + 1) * int64_t(sizeof(double))));
-  auto body = [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) partial[b] = call.run_block(b);
-  };
-  parallel_for(blocks, args.rows * args.classes, body);
+  const double sum = sum_over_blocks(call, args.rows * args.classes);
   if (args.reduction != Reduction::none && present(args.loss)) {
-    double sum = 0;
-    for (int64_t b = 0; b < blocks; ++b) sum += partial[b];
     store_floating(args.loss, 0, args.reduction == Reduction::mean ? sum / kept_weight : sum);
   }
   return bad;

@@ -28,7 +28,7 @@ T row_max(const T* x, int64_t classes) {
 
 // Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
 template <class T, class F>
-void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T top, T* kept,
+void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T level, T* kept,
               T (&total)[F::sums]) {
   using V = Pack<T>;
   constexpr int L = V::lanes, K = F::sums, unroll = 2;
@@ -38,7 +38,7 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
   }
   const auto pack_at = [&](int64_t c, V(&into)[K]) {
     const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
-    const V k = formula.visit(into, load_pack(x + c) - V(top), w);
+    const V k = formula.visit(into, load_pack(x + c), V(level), w);
     if (kept != nullptr) store_pack(kept + c, k);
   };
   // A pack that is cut short by the end of the row, or holds the label: those lanes do not count.
@@ -47,13 +47,12 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
     V next[K];
     for (int k = 0; k < K; ++k) next[k] = into[k];
     const V w = weight != nullptr ? load_part(weight + c, rest, T(0)) : V(T(1));
-    const V k = formula.visit(next, load_part(x + c, rest, top) - V(top), w);
+    const V k = formula.visit(next, load_part(x + c, rest, T(0)), V(level), w);
     if (kept != nullptr) store_part(kept + c, k, rest);
     using Lane = typename IntegerPack<T>::lane;
     const int64_t at = label >= c && label < c + L ? label - c : L;
     const auto lanes = lane_numbers<T>();
-    const auto inside = lanes < IntegerPack<T>(Lane(rest)), other = lanes != IntegerPack<T>(Lane(at));
-    const Mask<T> counts{inside.v & other.v};
+    const auto counts = (lanes < IntegerPack<T>(Lane(rest))) & (lanes != IntegerPack<T>(Lane(at)));
     for (int k2 = 0; k2 < K; ++k2) into[k2] = select(counts, next[k2], into[k2]);
   };
 
@@ -78,20 +77,21 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
 }
 
 template <class T, class F>
-void row_grad(const F& formula, const Row<T>& one, T* kept, const T* weight, int64_t classes, int64_t label,
-              T scale) {
+void row_grad(const F& formula, const Row<T>& one, const T* x, T* kept, const T* weight, int64_t classes,
+              int64_t label, T scale) {
   using V = Pack<T>;
   constexpr int L = V::lanes;
   const Row<V> row{V(one.loss), V(one.label_grad), V(one.scale), V(one.shift)};
   int64_t c = 0;
   for (; c + L <= classes; c += L) {
     const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
-    store_pack(kept + c, formula.grad(row, load_pack(kept + c), w) * V(scale));
+    store_pack(kept + c, formula.grad(row, load_pack(x + c), load_pack(kept + c), w) * V(scale));
   }
   if (c < classes) {
     const int rest = int(classes - c);
     const V w = weight != nullptr ? load_part(weight + c, rest, T(1)) : V(T(1));
-    store_part(kept + c, formula.grad(row, load_part(kept + c, rest, T(0)), w) * V(scale), rest);
+    const V own = load_part(x + c, rest, T(0)), k = load_part(kept + c, rest, T(0));
+    store_part(kept + c, formula.grad(row, own, k, w) * V(scale), rest);
   }
   kept[label] = one.label_grad * scale;
 }

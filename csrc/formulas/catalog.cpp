@@ -19,31 +19,53 @@ struct States {
 };
 
 template <template <class> class F>
-constexpr OpInfo loss(const char* name, const char* class_name, Shape shape) {
-  return {name, class_name, shape, Hypers<F>::list.name, Hypers<F>::list.size, nullptr, 0, nullptr, false};
+struct Operands {
+  static constexpr auto list = F<float>::operands;
+};
+struct Labelled {  // the operands of every rowwise loss
+  static constexpr auto list = names("input", "target");
+};
+
+template <template <class> class F, class Operands>
+constexpr OpInfo loss(const char* name, const char* class_name, Shape shape, const char* domain) {
+  OpInfo info{};
+  info.name = name;
+  info.class_name = class_name;
+  info.shape = shape;
+  info.hyper = Hypers<F>::list.name;
+  info.hyper_count = Hypers<F>::list.size;
+  info.operands = Operands::list.name;
+  info.operand_count = Operands::list.size;
+  info.domain = domain;
+  return info;
 }
+
 template <template <class> class F>
 constexpr OpInfo rule(const char* name, const char* class_name) {
-  return {name,
-          class_name,
-          Shape::update,
-          Hypers<F>::list.name,
-          Hypers<F>::list.size,
-          States<F>::list.name,
-          States<F>::list.size,
-          States<F>::asked_by.name,
-          F<float>::counts_steps};
+  OpInfo info{};
+  info.name = name;
+  info.class_name = class_name;
+  info.shape = Shape::update;
+  info.hyper = Hypers<F>::list.name;
+  info.hyper_count = Hypers<F>::list.size;
+  info.states = States<F>::list.name;
+  info.state_count = States<F>::list.size;
+  info.asked_by = States<F>::asked_by.name;
+  info.counts_steps = F<float>::counts_steps;
+  return info;
 }
 
 }  // namespace
 
 const OpInfo kOps[] = {
-#define FUSESTEP_POINTWISE(op, F) loss<F>(#op, #F, Shape::pointwise),
-#define FUSESTEP_ROWWISE(op, F) loss<F>(#op, #F, Shape::rowwise),
+#define FUSESTEP_POINTWISE(op, F) loss<F, Operands<F>>(#op, #F, Shape::pointwise, F<float>::domain),
+#define FUSESTEP_ROWWISE(op, F) loss<F, Labelled>(#op, #F, Shape::rowwise, nullptr),
+#define FUSESTEP_DENSE(op, F) loss<F, Operands<F>>(#op, #F, Shape::dense, nullptr),
 #define FUSESTEP_UPDATE(op, F) rule<F>(#op, #F),
 #include "formulas/registry.def"
 #undef FUSESTEP_POINTWISE
 #undef FUSESTEP_ROWWISE
+#undef FUSESTEP_DENSE
 #undef FUSESTEP_UPDATE
 };
 

@@ -11,6 +11,9 @@ struct OpInfo {
   Shape shape;
   const char* const* hyper;
   int hyper_count;
+  const char* const* operands;  // of a loss
+  int operand_count;
+  const char* domain;  // what must hold of the operands, or null
   const char* const* states;
   int state_count;
   const char* const* asked_by;  // for each state the option that asks for it; "" if it is always there

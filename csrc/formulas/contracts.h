@@ -1,8 +1,9 @@
-// The three shapes a formula can have, and what each must supply. An engine owns memory, loops,
+// The four shapes a formula can have, and what each must supply. An engine owns memory, loops,
 // threads, tails, dtypes and reductions; a formula owns mathematics, written once on a value type V
 // that is a SIMD pack on the CPU and a plain number in a CUDA thread.
 //
-// Every formula is a template over its compute type T (float; double for double) and declares
+// Every formula is a template over its compute type T (float; double for double) and derives from the
+// base of its shape, whose defaults it overrides by declaring the same name. All may declare
 //
 //   static constexpr auto hyper = names("lr", "eps");   // hyper-parameters, in the order of `Hyper`
 //
@@ -30,31 +31,69 @@ constexpr Names<0> names() { return {{nullptr}}; }
 // The values of a formula's `hyper`, in double, as they came from Python.
 using Hyper = const double*;
 
-// ---- pointwise: one element of the input against one of the target --------------------------------
+// ---- pointwise: one element of each operand ---------------------------------------------------------
 //
 //   explicit F(Hyper);
-//   PointwiseResult<V> operator()(V input, V target) const;
+//   PointwiseResult<V, N> operator()(V input, V target) const;       // N = operands.size
+//   auto inside(V input, V target) const;                            // only with a `domain`: a mask
 
-template <class V>
+struct PointwiseLoss {
+  static constexpr auto hyper = names();
+  static constexpr auto operands = names("input", "target");  // one that the caller leaves out is 1
+  static constexpr bool weighted_mean = false;    // a mean under sample weights divides by their sum
+  static constexpr const char* domain = nullptr;  // what must hold of the operands, if not everything may
+};
+
+template <class V, int N>
 struct PointwiseResult {
   V loss;
-  V grad_input;
-  V grad_target;
+  V grad[N];  // with respect to each operand
 };
+
+// The formula of an array of operands.
+template <class F, class V>
+FUSESTEP_HD PointwiseResult<V, F::operands.size> evaluate(const F& formula, const V* x) {
+  if constexpr (F::operands.size == 2) {
+    return formula(x[0], x[1]);
+  } else {
+    return formula(x[0], x[1], x[2]);
+  }
+}
+template <class F, class V>
+FUSESTEP_HD auto is_inside(const F& formula, const V* x) {
+  if constexpr (F::operands.size == 2) {
+    return formula.inside(x[0], x[1]);
+  } else {
+    return formula.inside(x[0], x[1], x[2]);
+  }
+}
 
 // ---- rowwise: one row of class scores against a label ----------------------------------------------
 // The lanes of V are classes of one row, or one class of several rows: a formula does not know.
 //
 //   static constexpr int sums;                 // how many partial sums over the classes a row needs
 //   explicit F(Hyper);
-//   V visit(V (&sum)[sums], V x, V weight) const;
-//       adds one class, other than the label's, to the sums. x is the score minus the row maximum
-//       (which the engine finds first, starting at -inf). Returns what `grad` wants to see again;
+//   V level(V max, V own) const;                                      // the maximum, by default
+//       once a row, what its scores are compared with; `own` is the label's score.
+//   V visit(V (&sum)[sums], V x, V level, V weight) const;
+//       adds one class, other than the label's, to the sums. Returns what `grad` wants to see again;
 //       the engine keeps it where the gradient will be, so no class costs a second exponential.
-//   Row<V> loss(const V (&sum)[sums], V x, V weight, V classes) const;
+//   Row<V> loss(const V (&sum)[sums], V own, V level, V weight, V classes) const;
 //       the label's own score and weight complete the row.
-//   V grad(const Row<V>&, V kept, V weight) const;
+//   V grad(const Row<V>&, V x, V kept, V weight) const;
 //       the gradient of a class other than the label's.
+
+struct RowwiseLoss {
+  static constexpr auto hyper = names();
+  static constexpr bool weighted_mean = true;  // a mean divides by the weights of the labels
+  static constexpr bool reads_row = true;      // false: the label's score is all it needs
+  static constexpr bool finds_max = true;      // false: `level` gets 0 for it
+
+  template <class V>
+  FUSESTEP_HD V level(V max, V) const {
+    return max;
+  }
+};
 
 template <class V>
 struct Row {
@@ -64,8 +103,43 @@ struct Row {
   V shift;
 };
 
+// ---- dense: a row of class scores, alone or against another row, class by class --------------------
+// For targets that are probabilities, for softmax and for its gradient.
+//
+//   static constexpr int sums;
+//   explicit F(Hyper, double classes);
+//   V level(V max) const;                                             // the maximum, by default
+//   V visit(V (&sum)[sums], V x, V t, V level, V weight) const;       // every class; returns `kept`
+//   DenseRow<V> row(const V (&sum)[sums], V level) const;
+//   DenseResult<V> operator()(const DenseRow<V>&, V x, V t, V kept, V level, V weight) const;
+
+struct DenseRows {
+  static constexpr auto hyper = names();
+  static constexpr auto operands = names("input", "target");  // or one name: then t is 0
+  static constexpr bool finds_max = true;
+  static constexpr bool has_loss = true;  // one for each row; without it, `first` is the result
+
+  template <class V>
+  FUSESTEP_HD V level(V max) const {
+    return max;
+  }
+};
+
+template <class V>
+struct DenseRow {
+  V loss;
+  V a, b, c, d;  // numbers of the formula's choice
+};
+
+template <class V>
+struct DenseResult {
+  V first;   // the result or, where there is a loss, its gradient with respect to x
+  V second;  // the gradient with respect to t
+};
+
 // ---- update: one element of a parameter, its gradient and its states ----------------------------------
 //
+//   static constexpr auto hyper = names(...);
 //   static constexpr auto states = names(...);    // torch's state keys, tensors like the parameter
 //   static constexpr auto asked_by = names(...);  // for each, the option that asks for it; "" if always
 //   static constexpr bool counts_steps;           // keeps torch's `step` state
@@ -100,6 +174,15 @@ struct HasSums : std::false_type {};
 template <template <class> class F>
 struct HasSums<F, std::void_t<decltype(F<float>::sums)>> : std::true_type {};
 
+template <class F, class = void>
+struct PointwiseCall : std::false_type {};
+template <class F>
+struct PointwiseCall<F, std::enable_if_t<F::operands.size == 2>>
+    : std::is_invocable_r<PointwiseResult<float, 2>, const F&, float, float> {};
+template <class F>
+struct PointwiseCall<F, std::enable_if_t<F::operands.size == 3>>
+    : std::is_invocable_r<PointwiseResult<float, 3>, const F&, float, float, float> {};
+
 template <template <class> class F, class = void>
 struct HasStates : std::false_type {};
 template <template <class> class F>
@@ -111,24 +194,36 @@ struct HasStates<
 
 template <template <class> class F>
 constexpr bool check_pointwise() {
-  static_assert(detail::HasHyper<F>::value,
-                "a formula needs `static constexpr auto hyper = names(...)`; see losses/mse_loss.h");
+  static_assert(std::is_base_of<PointwiseLoss, F<float>>::value,
+                "a pointwise formula derives from PointwiseLoss; see losses/mse_loss.h");
   static_assert(std::is_constructible<F<float>, Hyper>::value,
                 "a pointwise formula needs a constructor from Hyper; see losses/mse_loss.h");
-  static_assert(std::is_invocable_r<PointwiseResult<float>, const F<float>&, float, float>::value,
-                "a pointwise formula needs `PointwiseResult<V> operator()(V input, V target) const`; "
-                "see losses/mse_loss.h");
+  static_assert(
+      detail::PointwiseCall<F<float>>::value,
+      "a pointwise formula needs `PointwiseResult<V, N> operator()(V input, V target) const` with a "
+      "V for each of its N `operands`; see losses/mse_loss.h");
   return true;
 }
 
 template <template <class> class F>
 constexpr bool check_rowwise() {
-  static_assert(detail::HasHyper<F>::value,
-                "a formula needs `static constexpr auto hyper = names(...)`; see losses/cross_entropy.h");
+  static_assert(std::is_base_of<RowwiseLoss, F<float>>::value,
+                "a rowwise formula derives from RowwiseLoss; see losses/cross_entropy.h");
   static_assert(detail::HasSums<F>::value,
                 "a rowwise formula needs `static constexpr int sums`; see losses/cross_entropy.h");
   static_assert(std::is_constructible<F<float>, Hyper>::value,
                 "a rowwise formula needs a constructor from Hyper; see losses/cross_entropy.h");
+  return true;
+}
+
+template <template <class> class F>
+constexpr bool check_dense() {
+  static_assert(std::is_base_of<DenseRows, F<float>>::value,
+                "a dense formula derives from DenseRows; see losses/softmax.h");
+  static_assert(detail::HasSums<F>::value,
+                "a dense formula needs `static constexpr int sums`; see losses/softmax.h");
+  static_assert(std::is_constructible<F<float>, Hyper, double>::value,
+                "a dense formula needs a constructor from (Hyper, double classes); see losses/softmax.h");
   return true;
 }
 

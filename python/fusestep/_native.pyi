@@ -8,6 +8,7 @@ import collections.abc
 import typing
 
 __all__: list[str] = [
+    "OutOfRange",
     "Unsupported",
     "get_num_threads",
     "isa",
@@ -22,6 +23,9 @@ __all__: list[str] = [
 ]
 
 class Unsupported(TypeError):
+    pass
+
+class OutOfRange(IndexError, RuntimeError, ValueError):
     pass
 
 def get_num_threads() -> int: ...
@@ -42,17 +46,22 @@ def ops() -> dict[str, dict[str, typing.Any]]:
 
 def run(
     op: str,
-    inputs: tuple[typing.Any, ...],
+    operands: tuple[typing.Any, ...],
     outputs: tuple[typing.Any, ...],
     hyper: tuple[typing.Any, ...] = (),
     reduction: str = "mean",
     seed: typing.Any = None,
-    ignore_index: typing.SupportsInt | typing.SupportsIndex = -100,
+    weight: typing.Any = None,
+    ignore_index: typing.SupportsInt | typing.SupportsIndex | None = None,
+    divisor: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    dim: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None:
     """
-    One loss call. inputs: (input, target[, weight]).
-    outputs: (loss, grad_input[, grad_target]), written where not None.
-    seed: grad_output, 1 if None.
+    One loss call. operands: those of ops()[op].
+    outputs: (loss, the gradient of each operand), written where not None; for softmax and its like
+    (None, result).
+    seed: grad_output, 1 if None. weight: of elements or of classes. divisor: of a mean, if not 0.
+    dim: of the classes, where the target is dense.
     """
 
 def set_isa(name: str) -> None: ...

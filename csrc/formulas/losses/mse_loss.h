@@ -9,15 +9,15 @@
 FUSESTEP_TARGET_BEGIN
 
 template <class T>
-struct MSELoss {
-  static constexpr auto hyper = names();
+struct MSELoss : PointwiseLoss {
+  static constexpr bool weighted_mean = true;
+
   explicit MSELoss(Hyper) {}
 
   template <class V>
-  FUSESTEP_HD PointwiseResult<V> operator()(V input, V target) const {
-    const V d = input - target;
-    const V grad = d + d;
-    return {d * d, grad, -grad};
+  FUSESTEP_HD PointwiseResult<V, 2> operator()(V input, V target) const {
+    const V d = input - target, grad = d + d;
+    return {d * d, {grad, -grad}};
   }
 };
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
 from fusestep.nn._call import FLOATING, HALF, LossCall
 from fusestep.nn._compiled import run_compiled
 
-Grads = tuple[Tensor | None, Tensor | None]  # of input and target
+Grads = tuple[Tensor | None, ...]  # of the operands
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MAX_DIMS = 8  # of the native View, if no two dimensions can be merged
 _ENGINES = ("cpu", "cuda") if importlib.util.find_spec("fusestep._cuda") else ("cpu",)
+_DEBUG = os.environ.get("FUSESTEP_DEBUG", "") not in ("", "0")
 
 
-def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands: Tensor | None) -> Tensor:
+def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands: Any) -> Tensor:
     """torch's own function, counted."""
     if not torch.compiler.is_compiling():
         count_torch(op, reason)
@@ -41,11 +45,18 @@ def why_torch(*operands: Tensor) -> str | None:
         return "forward-mode AD"
     if torch.compiler.is_compiling():
         return _why_not_compiled(*operands)
-    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+    if torch._C._len_torch_dispatch_stack() or (
+        torch._C._len_torch_function_stack() and not _only_default_device()
+    ):
         return "dispatch mode"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace"
     return None
+
+
+def _only_default_device() -> bool:
+    """torch.set_default_device and ``with torch.device``: modes that say where new tensors go, no more."""
+    return all(type(mode) is DeviceContext for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def _why_not_compiled(*operands: Tensor) -> str | None:
@@ -60,51 +71,64 @@ def _why_not_compiled(*operands: Tensor) -> str | None:
     return None
 
 
-def run(call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The loss by our kernel, or by torch's function if it turns out that the kernel cannot take it."""
-    operands = (input, target) if weight is None else (input, target, weight)
-    if input.dtype not in FLOATING or (call.class_dim is None and target.dtype not in FLOATING):
-        return run_torch(call.op, "dtype", call.reference, *operands)
-    needs = torch.is_grad_enabled()
-    need_input = needs and input.requires_grad
-    need_target = needs and target.requires_grad
+def run(
+    call: LossCall,
+    operands: tuple[Tensor, ...],
+    weight: Tensor | None = None,
+    fallback: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """The loss by our kernel, or by torch's function if it turns out that the kernel cannot take it.
+
+    ``fallback`` is torch's function, where ``call.reference`` is another composition of its operations.
+    """
+    all_operands = operands if weight is None else (*operands, weight)
+    for i, operand in enumerate(all_operands):
+        if operand.dtype not in FLOATING and not (i == 1 and call.labels):
+            return run_torch(call.op, "dtype", fallback or call.reference, *all_operands)
     if torch.compiler.is_compiling():
-        return run_compiled(call, input, target, weight, need_input, need_target)
+        return run_compiled(call, operands, weight)
     try:
-        if need_input or need_target:
-            loss = _Loss.apply(input, target, weight, call)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
+            if any(operand.is_inference() for operand in all_operands):  # which autograd must not save
+                return run_torch(call.op, "inference tensor", fallback or call.reference, *all_operands)
+            loss = _Loss.apply(call, weight, *operands)  # type: ignore[no-untyped-call]
         else:
-            loss, _ = _forward(call, input, target, weight, (False, False))
+            loss, _ = _forward(call, operands, weight, (False,) * len(operands))
     except _native.Unsupported as unsupported:
-        return run_torch(call.op, str(unsupported), call.reference, *operands)
+        return run_torch(call.op, str(unsupported), fallback or call.reference, *all_operands)
     count_native(call.op)
     return loss  # type: ignore[no-any-return]
 
 
 def _kernel(
     call: LossCall,
-    operands: tuple[Tensor, Tensor, Tensor | None],
+    operands: Sequence[Tensor],
+    weight: Tensor | None,
     loss: Tensor | None,
     seed: Tensor | None,
-    needs: tuple[bool, bool],
+    needs: Sequence[bool],
 ) -> Grads:
     """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1."""
-    input, target, _ = operands
-    grads = (
-        torch.empty_like(input) if needs[0] else None,
-        torch.empty_like(target) if needs[1] else None,
-    )
-    _native.run(call.op, operands, (loss, *grads), call.hyper, call.reduction, seed, call.ignore_index)
+    grads = tuple([torch.empty_like(t) if need else None for t, need in zip(operands, needs, strict=True)])
+    if _DEBUG and operands[0].is_cuda:
+        check_on_cpu(call, operands, weight)
+    call.run(operands, weight, (loss, *grads), seed)
     return grads
 
 
+def check_on_cpu(call: LossCall, operands: Sequence[Tensor], weight: Tensor | None) -> None:
+    """Raise what the CPU engine raises for copies of these operands. CUDA kernels, which wait for nothing,
+    put NaN where a label or a value is out of range; FUSESTEP_DEBUG=1 finds out where it came from."""
+    copies = [operand.detach().cpu() for operand in operands]
+    call.run(copies, None if weight is None else weight.cpu(), (call.new_loss(copies[0]),), None)
+
+
 def _forward(
-    call: LossCall, input: Tensor, target: Tensor, weight: Tensor | None, needs: tuple[bool, bool]
+    call: LossCall, operands: Sequence[Tensor], weight: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor, Grads]:
     """The loss, and the gradients asked for at grad_output 1."""
-    dtype = call.loss_dtype(input, target)
-    loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
-    return loss, _kernel(call, (input, target, weight), loss, None, needs)
+    loss = call.new_loss(operands[0])
+    return loss, _kernel(call, operands, weight, loss, None, needs)
 
 
 class _Loss(torch.autograd.Function):
@@ -117,37 +141,37 @@ class _Loss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, call: LossCall) -> Tensor:
-        early = call.gradient_in_forward(input, target)
-        needs = ctx.needs_input_grad[:2] if early else (False, False)
-        loss, grads = _forward(call, input, target, weight, needs)
-        ctx.save_for_backward(input, target, weight)
+    def forward(ctx: Any, call: LossCall, weight: Tensor | None, *operands: Tensor) -> Tensor:
+        early = call.gradient_in_forward(operands)
+        needs = ctx.needs_input_grad[2:] if early else (False,) * len(operands)
+        loss, grads = _forward(call, operands, weight, needs)
+        ctx.save_for_backward(weight, *operands)
         ctx.call = call
         ctx.grads = [grads] if early else []
         return loss
 
     @staticmethod
     def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
-        input, target, weight = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
+        weight, *operands = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
         call: LossCall = ctx.call
         # create_graph: somebody will differentiate what we return. vmap: the seed is a batch of seeds.
-        if torch.is_grad_enabled() or _is_batched(seed):
-            return (*_by_torch(call, input, target, weight, seed, needs), None, None)
+        if torch.is_grad_enabled() or is_batched(seed):
+            return (None, None, *_by_torch(call, operands, weight, seed, needs))
         try:
             grads = _scaled(ctx.grads.pop(), seed)  # pop is atomic: two threads may share a retained graph
         except IndexError:
             grads = None
         if grads is None:
             try:
-                grads = _kernel(call, (input, target, weight), None, seed, needs)
+                grads = _kernel(call, operands, weight, None, seed, needs)
             except _native.Unsupported as unsupported:  # of the seed: the inputs were good in forward
                 count_torch(call.op, str(unsupported))
-                grads = _by_torch(call, input, target, weight, seed, needs)
-        return (*grads, None, None)
+                grads = _by_torch(call, operands, weight, seed, needs)
+        return (None, None, *grads)
 
 
-def _is_batched(tensor: Tensor) -> bool:
+def is_batched(tensor: Tensor) -> bool:
     # The second is what is_grads_batched and the vectorised Jacobian still use.
     functorch = torch._C._functorch
     return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
@@ -171,11 +195,10 @@ def _scaled(grads: Grads, seed: Tensor) -> Grads | None:
 
 def _by_torch(
     call: LossCall,
-    input: Tensor,
-    target: Tensor,
+    operands: Sequence[Tensor],
     weight: Tensor | None,
     seed: Tensor,
-    needs: tuple[bool, bool],
+    needs: Sequence[bool],
 ) -> Grads:
     """The gradients by torch's own operations; differentiable, if grad mode is on."""
     create_graph = torch.is_grad_enabled()
@@ -183,12 +206,15 @@ def _by_torch(
         # Outside of create_graph the operands are cut off, so that nothing behind them is touched.
         leaves = [
             t if create_graph or not need else t.detach().requires_grad_()
-            for t, need in zip((input, target), needs, strict=True)
+            for t, need in zip(operands, needs, strict=True)
         ]
         # Under autocast the loss was float32 though the operands are not.
-        operands = [*leaves] if weight is None else [*leaves, weight]
-        loss = call.reference(*(t.to(seed.dtype) if t.dtype in HALF else t for t in operands))
+        arguments = [*leaves] if weight is None else [*leaves, weight]
+        loss = call.reference(*(t.to(seed.dtype) if t.dtype in HALF else t for t in arguments))
         wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
-        grads = iter(torch.autograd.grad(loss, wanted, seed.to(loss.dtype), create_graph=create_graph))
-    first, second = (next(grads) if need else None for need in needs)
-    return first, second
+        grads = iter(
+            torch.autograd.grad(
+                loss, wanted, seed.to(loss.dtype), create_graph=create_graph, allow_unused=True
+            )
+        )
+    return tuple([next(grads) if need else None for need in needs])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,61 +12,100 @@ from fusestep import _native
 HALF = (torch.bfloat16, torch.float16)
 FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
-_ROWWISE = frozenset(op for op, info in _native.ops().items() if info["shape"] == "rowwise")
+_OPS = _native.ops()
 
 
 class LossCall:
     """One loss call, apart from its tensors."""
 
-    __slots__ = ("class_dim", "hyper", "ignore_index", "op", "reduction", "reference")
+    __slots__ = (
+        "divisor",
+        "dtype",
+        "hyper",
+        "ignore_index",
+        "labels",
+        "op",
+        "reduction",
+        "reference",
+        "rows",
+    )
 
     def __init__(
         self,
         op: str,
         reference: Callable[..., Tensor],
         reduction: str,
+        dtype: torch.dtype,
         hyper: tuple[float, ...] = (),
-        ignore_index: int = -100,
+        ignore_index: int | None = None,
+        divisor: int = 0,
     ) -> None:
         if reduction not in _REDUCTIONS or not isinstance(reduction, str):
             raise ValueError(
                 f"{reduction!r} is not a valid value for reduction; expected one of {_REDUCTIONS}"
             )
         self.op = op
-        self.reference = reference  # torch's function of (input, target, weight), options bound
+        self.reference = reference  # differentiable torch operations on (*operands[, weight]), options bound
         self.reduction = reduction
+        self.dtype = dtype  # of the loss
         self.hyper = hyper
         self.ignore_index = ignore_index
-        self.class_dim = 1 if op in _ROWWISE else None
+        self.divisor = divisor  # of a mean, if not the formula's own
+        shape = _OPS[op]["shape"]
+        self.rows = shape != "pointwise"  # of classes: one loss for each
+        self.labels = shape == "rowwise"  # the second operand: no gradient, any integer dtype
 
-    def loss_shape(self, input: Tensor) -> Any:
+    def new_loss(self, input: Tensor) -> Tensor:
+        """Memory for the loss: a scalar, one element for each of the input, or one for each row."""
         if self.reduction != "none":
-            return ()
-        if self.class_dim is None:
-            return input.shape
-        dim = self.class_dim if input.dim() > 1 else 0
-        return input.shape[:dim] + input.shape[dim + 1 :]
+            return torch.empty((), dtype=self.dtype, device=input.device)
+        if not self.rows:
+            return torch.empty_like(input, dtype=self.dtype)
+        dim = 1 if input.dim() > 1 else 0
+        shape = input.shape[:dim] + input.shape[dim + 1 :]
+        return torch.empty(shape, dtype=self.dtype, device=input.device)
 
-    def loss_dtype(self, input: Tensor, target: Tensor) -> torch.dtype:
-        """torch's: promoted, and float32 instead of a half type under autocast."""
-        dtype = input.dtype
-        if self.class_dim is None and target.dtype is not dtype:
-            dtype = torch.promote_types(dtype, target.dtype)
-        if dtype in HALF and autocast_enabled(input):
-            return torch.float32
-        return dtype
+    def run(
+        self,
+        operands: Sequence[Tensor | None],
+        weight: Tensor | None,
+        outputs: tuple[Tensor | None, ...],
+        seed: Tensor | None,
+    ) -> None:
+        """The native call. Writes ``outputs``, where not None: the loss, then each operand's gradient."""
+        _native.run(
+            self.op,
+            (*operands, None) if len(operands) < len(_OPS[self.op]["operands"]) else tuple(operands),
+            outputs,
+            self.hyper,
+            self.reduction,
+            seed,
+            weight,
+            self.ignore_index,
+            self.divisor or 0.0,  # an int would make pybind11 try all its conversions
+            1 if self.rows and operands[0].dim() > 1 else 0,  # type: ignore[union-attr]
+        )
 
-    def gradient_in_forward(self, input: Tensor, target: Tensor) -> bool:
+    def gradient_in_forward(self, operands: Sequence[Tensor | None]) -> bool:
         # Not if there is a seed for every element. Not in float16: before the loss scale has been multiplied
         # in it would underflow, which is what scaling is for. And in bfloat16 only where backward can see
         # that the seed is 1, because otherwise the gradient would be rounded twice.
         if self.reduction == "none":
             return False
-        dtypes = (input.dtype, target.dtype)
-        if torch.float16 in dtypes:
-            return False
-        return torch.bfloat16 not in dtypes or not (input.is_cuda or torch.compiler.is_compiling())
+        for operand in operands:
+            if operand is None or operand.dtype is torch.float32:
+                continue
+            if operand.dtype is torch.float16:
+                return False
+            if operand.dtype is torch.bfloat16 and (operand.is_cuda or torch.compiler.is_compiling()):
+                return False
+        return True
 
 
 def autocast_enabled(input: Tensor) -> bool:
     return torch.is_autocast_enabled("cuda" if input.is_cuda else "cpu")
+
+
+def autocast_dtype(dtype: torch.dtype, input: Tensor) -> torch.dtype:
+    """float32 instead of a half type where autocast is on: the losses are on torch's float32 list."""
+    return torch.float32 if dtype in HALF and autocast_enabled(input) else dtype

@@ -7,83 +7,83 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusestep import _native
 from fusestep.nn._call import LossCall
 
-
-def _call_from(op: str, hyper: list[float], reduction: str, ignore_index: int) -> LossCall:
-    return LossCall(op, _no_reference, reduction, tuple(hyper), ignore_index)
+_OPERANDS = 3  # at most; a loss of two has None in the third place
 
 
 def _no_reference(*operands: Tensor) -> Tensor:
     raise RuntimeError("a compiled fusestep loss cannot be differentiated twice; call it in eager mode")
 
 
+# What both operators take of a call, and how to rebuild it.
+_OPTIONS = "float[] hyper, str reduction, int? ignore_index, SymInt divisor, ScalarType dtype"
+_TENSORS = "str op, Tensor input, Tensor target, Tensor? third, Tensor? weight"
+
+
+def _call_from(op: str, options: tuple[Any, ...]) -> LossCall:
+    hyper, reduction, ignore_index, divisor, dtype = options
+    return LossCall(op, _no_reference, reduction, dtype, tuple(hyper), ignore_index, divisor)
+
+
 # An operator cannot return None: a gradient that nobody wants is an empty tensor.
-def _like_or_empty(tensor: Tensor, wanted: bool) -> Tensor:
-    return torch.empty_like(tensor) if wanted else tensor.new_empty(0)
+def _like_or_empty(tensors: tuple[Tensor | None, ...], wanted: list[bool]) -> list[Tensor]:
+    first = tensors[0]
+    assert first is not None
+    return [
+        torch.empty_like(t) if t is not None and want else first.new_empty(0)
+        for t, want in zip(tensors, wanted, strict=True)
+    ]
 
 
-_LOSS = (
-    "(str op, Tensor input, Tensor target, Tensor? weight, float[] hyper, str reduction, int ignore_index,"
-    " ScalarType dtype, bool need_input, bool need_target) -> (Tensor, Tensor, Tensor)"
+def _loss_outputs(*args: Any) -> tuple[Tensor, ...]:
+    op, *tensors, _ = args[:5]
+    *options, wanted = args[5:]
+    loss = _call_from(op, tuple(options)).new_loss(tensors[0])
+    return (loss, *_like_or_empty(tuple(tensors), wanted))
+
+
+def _given(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    return tensors if tensors[-1] is not None else tensors[:-1]
+
+
+@torch.library.custom_op(
+    "fusestep::loss",
+    mutates_args=(),
+    schema=f"({_TENSORS}, {_OPTIONS}, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-_LOSS_BACKWARD = (
-    "(str op, Tensor input, Tensor target, Tensor? weight, Tensor seed, float[] hyper, str reduction,"
-    " int ignore_index, bool need_input, bool need_target) -> (Tensor, Tensor)"
-)
-
-
-def _loss_outputs(
-    op: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    hyper: list[float],
-    reduction: str,
-    ignore_index: int,
-    dtype: torch.dtype,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call_from(op, hyper, reduction, ignore_index)
-    loss = torch.empty(call.loss_shape(input), dtype=dtype, device=input.device)
-    return loss, _like_or_empty(input, need_input), _like_or_empty(target, need_target)
-
-
-@torch.library.custom_op("fusestep::loss", mutates_args=(), schema=_LOSS)
-def _loss_op(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    op, input, target, weight, hyper, reduction, ignore_index, _, need_input, need_target = args
-    loss, grad_input, grad_target = outputs = _loss_outputs(*args)
-    wanted = (loss, grad_input if need_input else None, grad_target if need_target else None)
-    _native.run(op, (input, target, weight), wanted, tuple(hyper), reduction, None, ignore_index)
+def _loss_op(*args: Any) -> tuple[Tensor, ...]:
+    op, *tensors, weight = args[:5]
+    *options, wanted = args[5:]
+    call = _call_from(op, tuple(options))
+    outputs = _loss_outputs(*args)
+    grads = [grad if want else None for grad, want in zip(outputs[1:], wanted, strict=True)]
+    operands = _given(tensors)
+    call.run(operands, weight, (outputs[0], *grads[: len(operands)]), None)
     return outputs
 
 
 _loss_op.register_fake(_loss_outputs)
 
 
-def _loss_backward_outputs(
-    op: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    seed: Tensor,
-    hyper: list[float],
-    reduction: str,
-    ignore_index: int,
-    need_input: bool,
-    need_target: bool,
-) -> tuple[Tensor, Tensor]:
-    return _like_or_empty(input, need_input), _like_or_empty(target, need_target)
+def _loss_backward_outputs(*args: Any) -> tuple[Tensor, ...]:
+    _, *tensors, _ = args[:5]
+    return tuple(_like_or_empty(tuple(tensors), args[-1]))
 
 
-@torch.library.custom_op("fusestep::loss_backward", mutates_args=(), schema=_LOSS_BACKWARD)
-def _loss_backward_op(*args: Any) -> tuple[Tensor, Tensor]:
-    op, input, target, weight, seed, hyper, reduction, ignore_index, need_input, need_target = args
-    grad_input, grad_target = outputs = _loss_backward_outputs(*args)
-    wanted = (None, grad_input if need_input else None, grad_target if need_target else None)
-    _native.run(op, (input, target, weight), wanted, tuple(hyper), reduction, seed, ignore_index)
+@torch.library.custom_op(
+    "fusestep::loss_backward",
+    mutates_args=(),
+    schema=f"({_TENSORS}, Tensor seed, {_OPTIONS}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+)
+def _loss_backward_op(*args: Any) -> tuple[Tensor, ...]:
+    op, *tensors, weight, seed = args[:6]
+    *options, wanted = args[6:]
+    call = _call_from(op, tuple(options))
+    outputs = _loss_backward_outputs(*args)
+    grads = [grad if want else None for grad, want in zip(outputs, wanted, strict=True)]
+    operands = _given(tensors)
+    call.run(operands, weight, (None, *grads[: len(operands)]), seed)
     return outputs
 
 
@@ -91,50 +91,32 @@ _loss_backward_op.register_fake(_loss_backward_outputs)
 
 
 def _loss_op_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    op, input, target, weight, hyper, reduction, ignore_index, _, need_input, need_target = inputs
-    ctx.call = (hyper, reduction, ignore_index, need_input, need_target)
-    ctx.op = op
-    ctx.save_for_backward(input, target, weight, *output[1:])
+    ctx.op, *tensors = inputs[:5]
+    ctx.options, ctx.early = inputs[5:-1], inputs[-1]
+    ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _loss_op_backward(ctx: Any, seed: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    input, target, weight, *early = ctx.saved_tensors
-    hyper, reduction, ignore_index, need_input, need_target = ctx.call
-    call = _call_from(ctx.op, hyper, reduction, ignore_index)
-    needs = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-    if need_input or need_target:
+    tensors, early = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    needs = list(ctx.needs_input_grad[1 : 1 + _OPERANDS])
+    if any(ctx.early):
         grads = [(seed * grad).to(grad.dtype) for grad in early]
+        if not tensors[1].is_floating_point():  # rows that are ignored stay zero whatever the seed
+            grads = [torch.where(grad == 0, grad, scaled) for grad, scaled in zip(early, grads, strict=True)]
     else:
-        grads = torch.ops.fusestep.loss_backward(
-            ctx.op, input, target, weight, seed, hyper, call.reduction, ignore_index, *needs
-        )
+        grads = torch.ops.fusestep.loss_backward(ctx.op, *tensors, seed, *ctx.options, needs)
     shown = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
-    return (None, *shown, *([None] * 7))
+    return (None, *shown, None, *([None] * (len(ctx.options) + 1)))
 
 
 _loss_op.register_autograd(_loss_op_backward, setup_context=_loss_op_context)
 
 
-def run_compiled(
-    call: LossCall,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    need_input: bool,
-    need_target: bool,
-) -> Tensor:
-    early = call.gradient_in_forward(input, target)
-    loss, *_ = torch.ops.fusestep.loss(
-        call.op,
-        input,
-        target,
-        weight,
-        list(call.hyper),
-        call.reduction,
-        call.ignore_index,
-        call.loss_dtype(input, target),
-        early and need_input,
-        early and need_target,
-    )
+def run_compiled(call: LossCall, operands: tuple[Tensor, ...], weight: Tensor | None) -> Tensor:
+    early = torch.is_grad_enabled() and call.gradient_in_forward(operands)
+    tensors = (*operands, *[None] * (_OPERANDS - len(operands)))
+    wanted = [early and t is not None and t.requires_grad for t in tensors]
+    options = (list(call.hyper), call.reduction, call.ignore_index, call.divisor, call.dtype)
+    loss, *_ = torch.ops.fusestep.loss(call.op, *tensors, weight, *options, wanted)
     return loss  # type: ignore[no-any-return]

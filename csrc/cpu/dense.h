@@ -1,0 +1,125 @@
+// The dense loop: as the rowwise one, for targets that are rows themselves, and for rows without a target.
+#pragma once
+
+#include "core/op_table.h"
+#include "cpu/dense_rows.h"
+
+FUSESTEP_TARGET_BEGIN
+
+// One call, shared by its blocks of rows.
+template <class T, class F>
+class DenseCall {
+ public:
+  explicit DenseCall(const DenseArgs& args)
+      : args_(args),
+        formula_(args.hyper, double(args.classes)),
+        weight_(dense_weights<T>(args.weight, args.classes)),
+        tile_rows_(tile_rows_for(args.classes)) {
+    const bool reduced = args.reduction != Reduction::none;
+    norm_ = args.reduction == Reduction::mean ? 1.0 / double(args.rows) : 1.0;
+    if (reduced && present(args.seed)) norm_ *= load_floating<double>(args.seed, 0);
+  }
+
+  int64_t blocks() const { return (args_.rows + tile_rows_ - 1) / tile_rows_; }
+
+  // Returns the sum of the block's losses.
+  double run_block(int64_t block) const {
+    const int64_t first = block * tile_rows_, rest = args_.rows - first;
+    const int rows = int(rest < tile_rows_ ? rest : tile_rows_);
+    return args_.classes <= kNarrow ? run_narrow(first, rows) : run_wide(first, rows);
+  }
+
+ private:
+  bool with_results() const { return present(args_.first) || present(args_.second); }
+
+  T scale_of(int64_t row) const {
+    if (!F::has_loss) return T(1);
+    if (args_.reduction != Reduction::none || !present(args_.seed)) return T(norm_);
+    return T(load_floating<double>(args_.seed, offset_of(args_.seed, row)));
+  }
+
+  void store_loss(int64_t row, T loss) const {
+    if (F::has_loss && args_.reduction == Reduction::none && present(args_.loss)) {
+      store_floating(args_.loss, offset_of(args_.loss, row), loss);
+    }
+  }
+
+  double run_narrow(int64_t first, int rows) const {
+    auto& tile = *static_cast<DenseTile<T>*>(thread_scratch(1, sizeof(DenseTile<T>)));
+    const int64_t classes = args_.classes;
+    if (rows < kTileRows) memset(&tile, 0, sizeof(tile));  // lanes without a row compute on zeros
+    const auto lay = [](T* data) { return Tile<T>{data, 1, kTileRows}; };
+    gather_rows(args_.input, first, rows, classes, lay(tile.x));
+    if (present(args_.target)) gather_rows(args_.target, first, rows, classes, lay(tile.target));
+    for (int r = 0; r < rows; ++r) tile.scale[r] = scale_of(first + r);
+    narrow_dense(formula_, tile, weight_, classes, rows, with_results());
+    double sum = 0;
+    for (int r = 0; r < rows; ++r) {
+      sum += double(tile.loss[r]);
+      store_loss(first + r, tile.loss[r]);
+    }
+    if (present(args_.first)) scatter_rows(args_.first, first, rows, classes, lay(tile.first));
+    if (present(args_.second)) scatter_rows(args_.second, first, rows, classes, lay(tile.second));
+    return sum;
+  }
+
+  double run_wide(int64_t first, int rows) const {
+    const int64_t classes = args_.classes, cells = tile_rows_ * classes;
+    T* buffer = static_cast<T*>(thread_scratch(1, 4 * cells * int64_t(sizeof(T))));
+    // Operands and results are used where they lie if they are dense, else by way of a tile.
+    const View* views[] = {&args_.input, &args_.target, &args_.first, &args_.second};
+    const auto tile_of = [&](int k) { return Tile<T>{buffer + k * cells, classes, 1}; };
+    const auto line_of = [&](int k, int r) -> T* {
+      if (!present(*views[k])) return nullptr;
+      return rows_in_place<T>(*views[k]) ? row_in_place<T>(*views[k], first + r, classes)
+                                         : tile_of(k).data + r * classes;
+    };
+    const auto moves = [&](int k) { return present(*views[k]) && !rows_in_place<T>(*views[k]); };
+    for (int k = 0; k < 2; ++k) {
+      if (moves(k)) gather_rows(*views[k], first, rows, classes, tile_of(k));
+    }
+    double sum = 0;
+    for (int r = 0; r < rows; ++r) {
+      T *result = line_of(2, r), *second = line_of(3, r);
+      T* kept = result != nullptr ? result : with_results() ? tile_of(2).data + r * classes : nullptr;
+      const DenseLine<T> line{line_of(0, r), line_of(1, r), weight_, kept, result, second, classes};
+      const T loss = wide_dense(formula_, line, scale_of(first + r));
+      sum += double(loss);
+      store_loss(first + r, loss);
+    }
+    for (int k = 2; k < 4; ++k) {
+      if (moves(k)) scatter_rows(*views[k], first, rows, classes, tile_of(k));
+    }
+    return sum;
+  }
+
+  const DenseArgs& args_;
+  const F formula_;
+  const T* weight_;  // a dense copy, or null
+  const int64_t tile_rows_;
+  double norm_;  // what every gradient is multiplied by, if the loss is reduced
+};
+
+template <class T, class F>
+void dense_run(const DenseArgs& args) {
+  const DenseCall<T, F> call(args);
+  const double sum = sum_over_blocks(call, args.rows * args.classes);
+  if (F::has_loss && args.reduction != Reduction::none && present(args.loss)) {
+    store_floating(args.loss, 0, args.reduction == Reduction::mean ? sum / double(args.rows) : sum);
+  }
+}
+
+template <template <class> class F>
+struct Dense {
+  static_assert(check_dense<F>(), "");
+
+  static void run(const DenseArgs& args) {
+    const bool wide = args.input.dtype == DType::f64 ||
+                      (present(args.target) && args.target.dtype == DType::f64) ||
+                      (present(args.weight) && args.weight.dtype == DType::f64) ||
+                      (!F<float>::has_loss && present(args.first) && args.first.dtype == DType::f64);
+    wide ? dense_run<double, F<double>>(args) : dense_run<float, F<float>>(args);
+  }
+};
+
+FUSESTEP_TARGET_END

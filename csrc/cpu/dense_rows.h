@@ -1,0 +1,119 @@
+// Rows of classes with a second operand for each class, or none: the two loops of the dense shape. The
+// lanes of a pack are classes of one row (wide), or rows (narrow).
+#pragma once
+
+#include "cpu/narrow_rows.h"
+#include "cpu/wide_rows.h"
+
+FUSESTEP_TARGET_BEGIN
+
+// One row in dense memory. `target` and `weight` may be null; so may `first` and `second`, where the
+// results go. `kept` is memory for what `visit` returns; it may be `first`.
+template <class T>
+struct DenseLine {
+  const T *x, *target, *weight;
+  T *kept, *first, *second;
+  int64_t classes;
+};
+
+// Returns the row's loss.
+template <class T, class F>
+T wide_dense(const F& formula, const DenseLine<T>& line, T scale) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes, K = F::sums, unroll = 2;
+  const int64_t classes = line.classes;
+  const V level = V(formula.level(F::finds_max ? row_max(line.x, classes) : T(0)));
+  V sum[unroll][K];
+  for (auto& part : sum) {
+    for (V& s : part) s = V(T(0));
+  }
+  const auto whole = [&](const T* from, int64_t c, T absent) {
+    return from != nullptr ? load_pack(from + c) : V(absent);
+  };
+  const auto partly = [&](const T* from, int64_t c, int rest, T absent) {
+    return from != nullptr ? load_part(from + c, rest, absent) : V(absent);
+  };
+  int64_t c = 0;
+  for (; c + unroll * L <= classes; c += unroll * L) {
+    for (int u = 0; u < unroll; ++u) {
+      const int64_t at = c + u * L;
+      const V kept = formula.visit(sum[u], load_pack(line.x + at), whole(line.target, at, T(0)), level,
+                                   whole(line.weight, at, T(1)));
+      if (line.kept != nullptr) store_pack(line.kept + at, kept);
+    }
+  }
+  for (; c < classes; c += L) {
+    const int rest = classes - c < L ? int(classes - c) : L;
+    V next[K];
+    for (int k = 0; k < K; ++k) next[k] = sum[0][k];
+    const V kept = formula.visit(next, load_part(line.x + c, rest, T(0)), partly(line.target, c, rest, T(0)),
+                                 level, partly(line.weight, c, rest, T(1)));
+    if (line.kept != nullptr) store_part(line.kept + c, kept, rest);
+    const auto counts = lane_numbers<T>() < IntegerPack<T>(typename IntegerPack<T>::lane(rest));
+    for (int k = 0; k < K; ++k) sum[0][k] = select(counts, next[k], sum[0][k]);
+  }
+  T total[K];
+  for (int k = 0; k < K; ++k) total[k] = T(sum_lanes(sum[0][k]) + sum_lanes(sum[1][k]));
+  const DenseRow<T> one = formula.row(total, T(level.v[0]));
+  if (line.first == nullptr && line.second == nullptr) return one.loss;
+
+  const DenseRow<V> row{V(one.loss), V(one.a), V(one.b), V(one.c), V(one.d)};
+  for (c = 0; c < classes; c += L) {
+    const int rest = classes - c < L ? int(classes - c) : L;
+    if (rest == L) {
+      const auto r = formula(row, load_pack(line.x + c), whole(line.target, c, T(0)),
+                             whole(line.kept, c, T(0)), level, whole(line.weight, c, T(1)));
+      if (line.first != nullptr) store_pack(line.first + c, r.first * V(scale));
+      if (line.second != nullptr) store_pack(line.second + c, r.second * V(scale));
+    } else {
+      const auto r = formula(row, load_part(line.x + c, rest, T(0)), partly(line.target, c, rest, T(0)),
+                             partly(line.kept, c, rest, T(0)), level, partly(line.weight, c, rest, T(1)));
+      if (line.first != nullptr) store_part(line.first + c, r.first * V(scale), rest);
+      if (line.second != nullptr) store_part(line.second + c, r.second * V(scale), rest);
+    }
+  }
+  return one.loss;
+}
+
+// Tiles of kTileRows rows, class by class, as NarrowTile.
+template <class T>
+struct DenseTile {
+  T x[kNarrow * kTileRows], target[kNarrow * kTileRows], first[kNarrow * kTileRows],
+      second[kNarrow * kTileRows];
+  T loss[kTileRows], scale[kTileRows];
+};
+
+template <class T, class F>
+void narrow_dense(const F& formula, DenseTile<T>& tile, const T* weight, int64_t classes, int rows,
+                  bool with_results) {
+  using V = Pack<T>;
+  constexpr int L = V::lanes, K = F::sums;
+  for (int r = 0; r < rows; r += L) {
+    const auto at = [&](const T* values, int64_t c) { return load_pack(values + c * kTileRows + r); };
+    const auto weight_at = [&](int64_t c) { return weight != nullptr ? V(weight[c]) : V(T(1)); };
+    V top = F::finds_max ? -infinity<V>() : V(T(0));
+    for (int64_t c = 0; F::finds_max && c < classes; ++c) {
+      const V x = at(tile.x, c);
+      top = select(x > top, x, top);  // a NaN shows up again in the sums
+    }
+    const V level = formula.level(top);
+    V sum[K];
+    for (V& s : sum) s = V(T(0));
+    for (int64_t c = 0; c < classes; ++c) {
+      const V kept = formula.visit(sum, at(tile.x, c), at(tile.target, c), level, weight_at(c));
+      if (with_results) store_pack(tile.first + c * kTileRows + r, kept);
+    }
+    const DenseRow<V> row = formula.row(sum, level);
+    store_pack(tile.loss + r, row.loss);
+    if (!with_results) continue;
+    const V scale = load_pack(tile.scale + r);
+    for (int64_t c = 0; c < classes; ++c) {
+      const auto result =
+          formula(row, at(tile.x, c), at(tile.target, c), at(tile.first, c), level, weight_at(c));
+      store_pack(tile.first + c * kTileRows + r, result.first * scale);
+      store_pack(tile.second + c * kTileRows + r, result.second * scale);
+    }
+  }
+}
+
+FUSESTEP_TARGET_END
