@@ -1,5 +1,6 @@
 // The registry, instantiated for CUDA: by nvcc for the device, and by the host compiler for the
 // emulator of the tests.
+#include "cuda/dense.cuh"
 #include "cuda/pointwise.cuh"
 #include "cuda/rowwise.cuh"
 #include "cuda/update.cuh"

@@ -11,46 +11,65 @@ template <class F>
 struct PointwiseParams {
   F formula;
   PointwiseArgs args;
+  Divisor divisor;
 };
 
 template <Access access, class T, class F>
 __global__ void __launch_bounds__(kThreads, 2)
     pointwise_kernel(const PointwiseParams<F> __grid_constant__ p) {
-  constexpr int W = kWidth<access>;
+  constexpr int W = kWidth<access>, N = decltype(F::operands)::size;
   const PointwiseArgs& args = p.args;
-  const int64_t count = args.input.count;
+  const int64_t count = args.operand[0].count;
   const bool each = args.reduction == Reduction::none;
-  const double mean = args.reduction == Reduction::mean ? 1.0 / double(count) : 1.0;
-  const double seed =
-      !each && present(args.seed) ? read_one<double>(args.seed.data, args.seed.dtype, 0) : 1.0;
+  const auto ones = all_of<T, W>(T(1)), scale = all_of<T, W>(T(reduced_scale(args, p.divisor)));
   double sum = 0;
   const int64_t step = int64_t(gridDim.x) * kThreads * W;
   for (int64_t at = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * W; at < count; at += step) {
-    const auto fetch = [&](const View& view) {
+    const auto fetch = [&](const View& view, const Portion<T, W>& absent) {
+      if (!present(view)) return absent;
       return read<access, T>(view.data, view.dtype, place_of<access>(view, at), count - at);
     };
     const auto store = [&](const View& view, const Portion<T, W>& portion) {
+      if (!present(view)) return;
       write<access>(view.data, view.dtype, place_of<access>(view, at), count - at, portion);
     };
-    const Portion<T, W> x = fetch(args.input), t = fetch(args.target);
-    const Portion<T, W> factor = each && present(args.seed) ? fetch(args.seed) : all_of<T, W>(T(mean * seed));
-    Portion<T, W> loss, grad_input, grad_target;
+    Portion<T, W> x[N], loss, grad[N];
+    for (int k = 0; k < N; ++k) x[k] = fetch(args.operand[k], ones);
+    const Portion<T, W> weight = fetch(args.weight, ones), factor = each ? fetch(args.seed, scale) : scale;
     T part = T(0);
     for (int i = 0; i < W; ++i) {
-      const PointwiseResult<T> r = p.formula(x.at[i], t.at[i]);
-      loss.at[i] = r.loss;
-      grad_input.at[i] = r.grad_input * factor.at[i];
-      grad_target.at[i] = r.grad_target * factor.at[i];
-      part = part + (at + i < count ? r.loss : T(0));
+      T operand[N];
+      for (int k = 0; k < N; ++k) operand[k] = x[k].at[i];
+      PointwiseResult<T, N> r = evaluate(p.formula, operand);
+      if constexpr (F::domain != nullptr) {
+        const bool inside = is_inside(p.formula, operand);
+        r.loss = inside ? r.loss : T(NAN);
+        for (int k = 0; k < N; ++k) r.grad[k] = inside ? r.grad[k] : T(NAN);
+      }
+      loss.at[i] = r.loss * weight.at[i];
+      for (int k = 0; k < N; ++k) grad[k].at[i] = r.grad[k] * (factor.at[i] * weight.at[i]);
+      part = part + (at + i < count ? loss.at[i] : T(0));
     }
     sum += double(part);
-    if (each && present(args.loss)) store(args.loss, loss);
-    if (present(args.grad_input)) store(args.grad_input, grad_input);
-    if (present(args.grad_target)) store(args.grad_target, grad_target);
+    if (each) store(args.loss, loss);
+    for (int k = 0; k < N; ++k) store(args.grad[k], grad[k]);
   }
-  if (each || !present(args.loss)) return;
-  sum = across_block(sum, Add());
-  if (threadIdx.x == 0) static_cast<double*>(args.workspace)[blockIdx.x] = sum;
+  if (reduces_loss(args)) keep_partial(partials_of(args), sum);
+}
+
+struct WeightParams {
+  View weight;
+  double* partials;
+};
+
+// The sum of the weights, as partial sums.
+static __global__ void __launch_bounds__(kThreads, 2) weight_kernel(const WeightParams __grid_constant__ p) {
+  const int64_t step = int64_t(gridDim.x) * kThreads;
+  double sum = 0;
+  for (int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x; at < p.weight.count; at += step) {
+    sum += read_one<double>(p.weight.data, p.weight.dtype, place_of<Access::any>(p.weight, at));
+  }
+  keep_partial(p.partials, sum);
 }
 
 template <template <class> class F>
@@ -62,10 +81,9 @@ struct Pointwise {
     const auto add = [&](const View& view) {
       if (present(view)) choice.add(view);
     };
-    add(args.input);
-    add(args.target);
-    add(args.grad_input);
-    add(args.grad_target);
+    for (const View& x : args.operand) add(x);
+    for (const View& grad : args.grad) add(grad);
+    add(args.weight);
     if (args.reduction == Reduction::none) {
       add(args.loss);
       add(args.seed);
@@ -73,32 +91,40 @@ struct Pointwise {
     return choice.access();
   }
 
-  template <Access access, class T>
-  static void run_as(const PointwiseArgs& args) {
-    const int64_t count = args.input.count;
-    const int64_t blocks = blocks_for(count, kThreads * kWidth<access>);
-    if (blocks > 0) {
-      const PointwiseParams<F<T>> params{F<T>(args.hyper), args};
-      launch(pointwise_kernel<access, T, F<T>>, blocks, args.stream, params);
-    }
-    if (args.reduction != Reduction::none && present(args.loss)) {
-      const double divisor = args.reduction == Reduction::mean ? double(count) : 1.0;
-      const auto* partials = static_cast<const double*>(args.workspace);
-      launch(sum_kernel, 1, args.stream, SumParams{partials, blocks, divisor, nullptr, args.loss});
-    }
+  static Divisor divisor_for(const PointwiseArgs& args) {
+    if (args.reduction != Reduction::mean) return {1.0, nullptr};
+    if (args.divisor != 0) return {args.divisor, nullptr};
+    if (!F<float>::weighted_mean || !present(args.weight)) return {double(args.operand[0].count), nullptr};
+    const int64_t blocks = blocks_for(args.weight.count, kThreads);
+    if (blocks > 0) launch(weight_kernel, blocks, args.stream, WeightParams{args.weight, partials_of(args)});
+    return sum_divisor(args, blocks);
   }
 
-  static void run(const PointwiseArgs& args) {
-    const bool wide = args.input.dtype == DType::f64 || args.target.dtype == DType::f64;
-    if (wide) return run_as<Access::any, double>(args);
-    switch (access_of(args)) {
-      case Access::plain:
-        return run_as<Access::plain, float>(args);
-      case Access::packed:
-        return run_as<Access::packed, float>(args);
-      case Access::any:
-        return run_as<Access::any, float>(args);
+  template <Access access, class T>
+  static void run_as(const PointwiseArgs& args) {
+    const Divisor divisor = divisor_for(args);
+    const int64_t blocks = blocks_for(args.operand[0].count, kThreads * kWidth<access>);
+    if (blocks > 0) {
+      const PointwiseParams<F<T>> params{F<T>(args.hyper), args, divisor};
+      launch(pointwise_kernel<access, T, F<T>>, blocks, args.stream, params);
     }
+    sum_losses(args, blocks, divisor);
+  }
+
+  static bool run(const PointwiseArgs& args) {
+    bool wide = present(args.weight) && args.weight.dtype == DType::f64;
+    for (const View& x : args.operand) wide = wide || (present(x) && x.dtype == DType::f64);
+    const Access access = wide ? Access::any : access_of(args);
+    if (wide) {
+      run_as<Access::any, double>(args);
+    } else if (access == Access::plain) {
+      run_as<Access::plain, float>(args);
+    } else if (access == Access::packed) {
+      run_as<Access::packed, float>(args);
+    } else {
+      run_as<Access::any, float>(args);
+    }
+    return true;
   }
 };
 

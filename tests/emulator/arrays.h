@@ -66,6 +66,16 @@ inline Array allocate(DType dtype, const std::vector<int64_t>& sizes, Layout lay
   return array;
 }
 
+// Element i of a view, as a view of its own.
+inline View one_of(const View& view, int64_t i) {
+  View one = view;
+  one.data = static_cast<char*>(view.data) + offset_of(view, i) * size_of(view.dtype);
+  one.contiguous = true;
+  one.dims = 1;
+  one.count = one.sizes[0] = one.strides[0] = 1;
+  return one;
+}
+
 template <class Next>
 Array filled(DType dtype, const std::vector<int64_t>& sizes, Layout layout, Next&& next) {
   Array array = allocate(dtype, sizes, layout);
@@ -122,6 +132,19 @@ std::string compare(const char* name, const Array& got, const Array& want, bool 
 
 inline bool same_bits(const Array& a, const Array& b) {
   return a.bytes == b.bytes && (a.bytes == 0 || memcmp(a.memory.get(), b.memory.get(), a.bytes) == 0);
+}
+
+using Arrays = std::vector<Array>;
+
+inline Arrays clone(const Arrays& arrays) {
+  Arrays copies;
+  for (const Array& array : arrays) copies.push_back(array.clone());
+  return copies;
+}
+
+inline bool same_bits(const Arrays& a, const Arrays& b) {
+  return std::equal(a.begin(), a.end(), b.begin(),
+                    [](const Array& x, const Array& y) { return same_bits(x, y); });
 }
 
 // Reproducible choices.

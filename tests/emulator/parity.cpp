@@ -18,11 +18,18 @@ int main(int argc, char** argv) {
       case Shape::rowwise:
         check_rowwise(op, report);
         break;
+      case Shape::dense:
+        check_dense(op, report);
+        break;
       case Shape::update:
         check_update(op, report);
         break;
     }
-    printf("%-32s %6d cases, largest error %.3g ulp\n", op.info.name, report.cases, report.worst);
+    if (op.info.domain != nullptr && report.outside == 0) report.fail("no case left the domain", "all");
+    const std::string outside =
+        op.info.domain == nullptr ? "" : ", " + std::to_string(report.outside) + " outside the domain";
+    printf("%-32s %6d cases, largest error %.3g ulp%s\n", op.info.name, report.cases, report.worst,
+           outside.c_str());
     if (!report.failure.empty()) printf("  FAILED: %s\n", report.failure.c_str());
     failed = failed || !report.failure.empty();
   }

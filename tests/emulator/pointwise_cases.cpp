@@ -3,37 +3,25 @@
 namespace parity {
 namespace {
 
-struct Results {
-  Array loss, grad_input, grad_target;
-
-  Results clone() const { return {loss.clone(), grad_input.clone(), grad_target.clone()}; }
-  bool same(const Results& o) const {
-    return same_bits(loss, o.loss) && same_bits(grad_input, o.grad_input) &&
-           same_bits(grad_target, o.grad_target);
-  }
-};
-
-void run(const Op& op, bool cuda, PointwiseArgs args, const Results& results) {
-  args.loss = results.loss.view;
-  args.grad_input = results.grad_input.view;
-  args.grad_target = results.grad_target.view;
+// Results are the loss, then a gradient for each operand.
+bool run(const Op& op, bool cuda, PointwiseArgs args, const Arrays& results) {
+  args.loss = results[0].view;
+  for (int k = 0; k < op.info.operand_count; ++k) args.grad[k] = results[size_t(k) + 1].view;
   if (!cuda) return op.cpu.pointwise(args);
-  const int64_t bytes = fusestep_engine()->workspace_bytes(Shape::pointwise, args.input.count);
-  std::vector<char> workspace(size_t(bytes), char(0xff));
+  std::vector<char> workspace = poisoned_workspace(Shape::pointwise, args.operand[0].count);
   args.workspace = workspace.data();
-  op.cuda.pointwise(args);
+  return op.cuda.pointwise(args);
 }
 
-// Sum of the magnitudes of the losses: what a rounding error of their sum is relative to.
-double magnitude(const Op& op, PointwiseArgs args, bool wide) {
-  args.reduction = Reduction::none;
-  args.seed = View();
-  Results each;
-  each.loss = allocate(wide ? DType::f64 : DType::f32, {args.input.count}, Layout::dense);
-  run(op, false, args, each);
-  double sum = 0;
-  for (int64_t i = 0; i < args.input.count; ++i) sum += std::fabs(each.loss.at(i));
-  return std::isfinite(sum) ? sum : 0;
+// Whether element i lies in the domain: the CPU engine is asked about it alone.
+bool is_inside(const Op& op, PointwiseArgs args, int64_t i) {
+  for (View& x : args.operand) {
+    if (present(x)) x = one_of(x, i);
+  }
+  args.weight = args.seed = View();
+  const Array loss = allocate(DType::f64, {1}, Layout::dense);
+  args.loss = loss.view;
+  return op.cpu.pointwise(args);
 }
 
 struct Plan {
@@ -45,63 +33,86 @@ struct Plan {
 };
 
 void check(const Op& op, const Plan& plan, Random& random, Report& report) {
-  int64_t rows = 1;
-  for (int64_t r = 1; r * r <= plan.count; ++r) rows = plan.count % r == 0 ? r : rows;
-  const std::vector<int64_t> sizes = {rows, plan.count / rows};
-  // The first turns take the ways through the engine that a random choice would seldom hit.
-  const DType common = plan.turn == 0   ? DType::f32
-                       : plan.turn == 1 ? (random.coin() ? DType::bf16 : DType::f16)
-                                        : random.dtype();
-  const bool mixed = plan.turn > 1 && random.coin();
-  const Layout general = plan.turn < 2 ? Layout::dense : Layout(random.below(4));
-  const bool shuffled = plan.turn > 1 && random.coin();
-  const auto dtype = [&] { return mixed ? random.dtype() : common; };
-  const auto layout = [&](int kinds) { return shuffled ? Layout(random.below(kinds)) : general; };
-  const bool unit = random.coin();  // probabilities suit every loss; the rest shows the same NaN
-  const auto value = [&] { return unit ? random.uniform(0.02, 0.98) : random.uniform(-4, 4); };
-
-  const Array input = filled(dtype(), sizes, layout(4), value);
-  const Array target = filled(dtype(), sizes, layout(5), value);
-  const std::vector<double> hyper = hyper_of(op.info, random.coin());
+  const std::vector<int64_t> sizes = rectangle(plan.count), one = {1};
+  Draw draw(random, plan.turn);
   const bool each = plan.reduction == Reduction::none;
-  Array seed;
+  // Probabilities suit every loss. Among small integers operands are equal, absent or signs; of numbers
+  // of either sign a domain takes a part.
+  const bool probable = random.coin() || (op.info.domain != nullptr && plan.count > 5000);
+  Arrays operands;
+  for (int k = 0; k < op.info.operand_count; ++k) {
+    const int kind = probable ? 0 : random.below(3);
+    const auto value = [&] {
+      return kind == 0   ? random.uniform(0.02, 0.98)
+             : kind == 1 ? random.uniform(-4, 4)
+                         : double(random.below(4) - 1);
+    };
+    const bool absent = k >= 2 && random.below(3) == 0;
+    operands.push_back(absent ? Array() : filled(draw.dtype(), sizes, draw.layout(5), value));
+  }
+  Array weight, seed;
+  if (random.coin()) {
+    weight = filled(draw.dtype(), sizes, draw.layout(5), [&] { return random.uniform(0.1, 2); });
+  }
   if (plan.seeded) {
-    const std::vector<int64_t> one = {1};
-    seed = filled(dtype(), each ? sizes : one, each ? layout(5) : Layout::dense,
+    seed = filled(draw.dtype(), each ? sizes : one, each ? draw.layout(5) : Layout::dense,
                   [&] { return random.uniform(-2, 2); });
   }
-  PointwiseArgs args{input.view, target.view,    {},           {},      {},
-                     seed.view,  plan.reduction, hyper.data(), nullptr, nullptr};
-  const bool wide = input.view.dtype == DType::f64 || target.view.dtype == DType::f64;
-
-  Results blank;
-  if (plan.wants & 1) {
-    blank.loss = each ? allocate(dtype(), sizes, layout(4)) : allocate(dtype(), {1}, Layout::dense);
+  const std::vector<double> hyper = hyper_of(op.info, unsigned(random.below(256)));
+  PointwiseArgs args{};
+  bool wide = present(weight.view) && weight.view.dtype == DType::f64;
+  std::string where = describe("weight", weight.view) + describe("seed", seed.view);
+  for (size_t k = 0; k < operands.size(); ++k) {
+    args.operand[k] = operands[k].view;
+    wide = wide || (present(args.operand[k]) && args.operand[k].dtype == DType::f64);
+    where += describe(op.info.operands[k], args.operand[k]);
   }
-  const int grads = plan.wants & 2 ? 1 + random.below(3) : 0;
-  if (grads & 1) blank.grad_input = allocate(dtype(), sizes, layout(4));
-  if (grads & 2) blank.grad_target = allocate(dtype(), sizes, layout(4));
-  const Results want = blank.clone(), got = blank.clone(), again = blank.clone();
-  run(op, false, args, want);
-  emulator::set_seed(0);
-  run(op, true, args, got);
-  emulator::set_seed(op.seed);
-  run(op, true, args, again);
+  args.weight = weight.view;
+  args.seed = seed.view;
+  args.reduction = plan.reduction;
+  args.divisor = random.coin() ? 37 : 0;
+  args.hyper = hyper.data();
 
-  const std::string where =
-      describe("input", input.view) + describe("target", target.view) + describe("seed", seed.view) +
-      describe("loss", want.loss.view) + describe("grad_input", want.grad_input.view) +
-      describe("grad_target", want.grad_target.view) + " reduction=" + std::to_string(int(plan.reduction));
-  const bool reduced_loss = !each && (plan.wants & 1) && plan.count > 0;
-  const double sum = reduced_loss ? magnitude(op, args, wide) : 0;
-  const double scale = plan.reduction == Reduction::mean ? sum / double(plan.count) : sum;
-  const auto none = [](int64_t) { return 0.0; };
-  report.fail(compare("loss", got.loss, want.loss, wide, report.worst, [&](int64_t) { return scale; }),
-              where);
-  report.fail(compare("grad_input", got.grad_input, want.grad_input, wide, report.worst, none), where);
-  report.fail(compare("grad_target", got.grad_target, want.grad_target, wide, report.worst, none), where);
-  if (!got.same(again)) report.fail("another order of blocks gives other bits", where);
-  ++report.cases;
+  Arrays blank(1 + operands.size());
+  if (plan.wants & 1) {
+    blank[0] = allocate(draw.dtype(), each ? sizes : one, each ? draw.layout(4) : Layout::dense);
+  }
+  const int grads = plan.wants & 2 ? 1 + random.below((1 << operands.size()) - 1) : 0;
+  for (size_t k = 0; k < operands.size(); ++k) {
+    if (grads >> k & 1) blank[k + 1] = allocate(draw.dtype(), sizes, draw.layout(4));
+  }
+  for (const Array& result : blank) where += describe("result", result.view);
+  where += " reduction=" + std::to_string(int(plan.reduction)) + " divisor=" + std::to_string(args.divisor);
+  for (const double value : hyper) where += " hyper=" + std::to_string(value);
+
+  Arrays want = clone(blank);
+  if (!run(op, false, args, want)) {
+    // The CPU engine refuses the call. CUDA writes NaN to what lies outside, and computes the rest.
+    ++report.outside;
+    for (int64_t i = 0; i < plan.count; ++i) {
+      if (is_inside(op, args, i)) continue;
+      for (size_t k = 0; k < want.size(); ++k) {
+        if (present(want[k].view)) want[k].set(k > 0 || each ? i : 0, NAN);
+      }
+    }
+    if (op.info.domain == nullptr) report.fail("the CPU engine finds a domain", where);
+  }
+  const Arrays got = emulate(op, blank, report, where, [&](const Arrays& results) {
+    if (!run(op, true, args, results)) report.fail("the CUDA engine refuses a call", where);
+  });
+  const double scale = scale_of_sum(plan.reduction, plan.wants & 1 ? plan.count : 0,
+                                    [&](Reduction reduction, const View& loss) {
+                                      PointwiseArgs sums = args;
+                                      sums.reduction = reduction;
+                                      sums.seed = View();
+                                      sums.loss = loss;
+                                      op.cpu.pointwise(sums);
+                                    });
+  for (size_t k = 0; k < want.size(); ++k) {
+    const char* name = k == 0 ? "loss" : op.info.operands[k - 1];
+    const auto scale_at = [&](int64_t) { return k == 0 ? scale : 0; };
+    report.fail(compare(name, got[k], want[k], wide, report.worst, scale_at), where);
+  }
 }
 
 }  // namespace
