@@ -260,6 +260,17 @@ def test_softcap_of_infinite_scores_is_finite() -> None:
 # ---- multi-margin ----
 
 
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_multi_margin_that_is_met_does_not_see_its_weight(weight: float) -> None:
+    for classes in (3, 103):
+        x = torch.full((2, classes), -3.0)
+        x[:, 1] = 3
+        weights = torch.ones(classes)
+        weights[1] = weight
+        for p in (1, 2):
+            compare("multi_margin_loss", (x, torch.tensor([1, 1])), weight=weights, p=p, reduction="none")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_multi_margin_has_half_types_and_a_second_derivative(dtype: torch.dtype) -> None:
     input, target = loss_inputs("multi_margin_loss", (5, 7), dtype)
