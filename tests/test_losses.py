@@ -187,7 +187,7 @@ def test_nan_and_infinity(op: str) -> None:
 @pytest.mark.parametrize("op", [*POINTWISE, *SOFT])
 def test_mixed_dtypes(op: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     if op == "binary_cross_entropy":
-        pytest.skip("torch refuses them: see test_dtypes_of_binary_cross_entropy")
+        pytest.skip("torch refuses them: see test_dtypes_that_torch_refuses")
     input, target, *others = loss_inputs(op, (7, 33), torch.float64)
     operands = [input.to(dtypes[0]), target.to(dtypes[1]), *(t.to(dtypes[0]) for t in others)]
     for reduction in REDUCTIONS:
