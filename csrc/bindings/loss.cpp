@@ -43,6 +43,7 @@ void need_same_device(const Array& array, const char* name, const Array& input, 
 
 struct Call {
   const OpInfo& info;
+  int op;  // its place in the tables
   const LossCall& given;
   std::optional<Array> operand[kMaxOperands], weight;
   std::optional<Array> loss, grad[kMaxOperands], seed;
@@ -110,7 +111,22 @@ void need_shape_of_first(const Call& call, const std::optional<Array>& array, co
   }
 }
 
-void run_pointwise(int index, const Call& call) {
+// Fills in what the arguments of all shapes share, and runs kernel(its table entry, args).
+template <class Args, class Run>
+auto run_kernel(const Call& call, Shape shape, int64_t count, Args& args, Run&& run) {
+  args.loss = view_if(call.loss);
+  args.seed = view_if(call.seed);
+  args.reduction = call.reduction;
+  args.hyper = call.hyper;
+  Launch launch(call.given.operands[0], call.first(), shape, count, call.first().count);
+  args.stream = launch.stream();
+  args.workspace = launch.workspace();
+  const auto result = launch.run([&] { return run(launch.table().kernels[call.op]); });
+  launch.check(call.info.name);
+  return result;
+}
+
+void run_pointwise(const Call& call) {
   const Array& x = call.first();
   PointwiseArgs args{};
   for (int k = 0; k < call.info.operand_count; ++k) {
@@ -120,17 +136,10 @@ void run_pointwise(int index, const Call& call) {
   need_shape_of_first(call, call.weight, "weight");
   need_outputs(call, call.each() ? x.count : 1);
   args.weight = view_if(call.weight);
-  args.loss = view_if(call.loss);
   for (int k = 0; k < call.info.operand_count; ++k) args.grad[k] = view_if(call.grad[k]);
-  args.seed = view_if(call.seed);
-  args.reduction = call.reduction;
   args.divisor = call.given.divisor;
-  args.hyper = call.hyper;
-  Launch launch(call.given.operands[0], x, Shape::pointwise, x.count, x.count);
-  args.stream = launch.stream();
-  args.workspace = launch.workspace();
-  const bool inside = launch.run([&] { return launch.table().kernels[index].pointwise(args); });
-  launch.check(call.info.name);
+  const bool inside = run_kernel(call, Shape::pointwise, x.count, args,
+                                 [&](const Kernel& kernel) { return kernel.pointwise(args); });
   if (!inside) throw OutOfRange{std::string(call.info.name) + ": " + call.info.domain};
 }
 
@@ -180,7 +189,7 @@ View class_weights(const Call& call, int64_t classes, bool promotes) {
   return view_of(w);
 }
 
-void run_rowwise(int index, const Call& call) {
+void run_rowwise(const Call& call) {
   const Array &x = call.first(), &t = *call.operand[1];
   const char* op = call.info.name;
   if (x.dims == 0) throw Unsupported{"`input` must have a class dimension, got " + describe(x)};
@@ -193,18 +202,11 @@ void run_rowwise(int index, const Call& call) {
   need_outputs(call, call.each() ? args.rows : 1);
   args.input = row_view_of(x, class_dim);
   args.target = view_of(t);
-  args.loss = view_if(call.loss);
   if (call.grad[0]) args.grad_input = row_view_of(*call.grad[0], class_dim);
-  args.seed = view_if(call.seed);
-  args.reduction = call.reduction;
   args.ignores = call.given.ignore_index.has_value();
   args.ignore_index = call.given.ignore_index.value_or(0);
-  args.hyper = call.hyper;
-  Launch launch(call.given.operands[0], x, Shape::rowwise, args.rows, x.count);
-  args.stream = launch.stream();
-  args.workspace = launch.workspace();
-  const BadLabel bad = launch.run([&] { return launch.table().kernels[index].rowwise(args); });
-  launch.check(op);
+  const BadLabel bad = run_kernel(call, Shape::rowwise, args.rows, args,
+                                  [&](const Kernel& kernel) { return kernel.rowwise(args); });
   if (bad.found) {
     const std::string ignored = args.ignores ? " or ignore_index " + std::to_string(args.ignore_index) : "";
     throw OutOfRange{std::string(op) + ": Target " + std::to_string(bad.label) +
@@ -213,7 +215,7 @@ void run_rowwise(int index, const Call& call) {
   }
 }
 
-void run_dense(int index, Call& call) {
+void run_dense(Call& call) {
   // A number is a row of one class.
   const auto as_row = [](std::optional<Array>& array) {
     if (!array || array->dims > 0) return;
@@ -245,21 +247,16 @@ void run_dense(int index, Call& call) {
   args.target = rows_of(call.operand[1]);
   args.first = rows_of(call.grad[0]);
   args.second = rows_of(call.grad[1]);
-  args.loss = view_if(call.loss);
-  args.seed = view_if(call.seed);
-  args.reduction = call.reduction;
-  args.hyper = call.hyper;
-  Launch launch(call.given.operands[0], x, Shape::dense, args.rows, x.count);
-  args.stream = launch.stream();
-  args.workspace = launch.workspace();
-  launch.run([&] { launch.table().kernels[index].dense(args); });
-  launch.check(call.info.name);
+  run_kernel(call, Shape::dense, args.rows, args, [&](const Kernel& kernel) {
+    kernel.dense(args);
+    return true;
+  });
 }
 
 }  // namespace
 
 void run_loss(const OpInfo& info, int op, const LossCall& given) {
-  Call call{info, given, {}, {}, {}, {}, {}, {}, reduction_from(given.reduction)};
+  Call call{info, op, given, {}, {}, {}, {}, {}, {}, reduction_from(given.reduction)};
   if (int(given.hyper.size()) != info.hyper_count) {
     throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
                           " hyper-parameters, got " + std::to_string(given.hyper.size()));
@@ -288,9 +285,9 @@ void run_loss(const OpInfo& info, int op, const LossCall& given) {
     read_array(given.outputs[k], grad_name(info, k - 1).c_str(), call.grad[k - 1].emplace(), false);
   }
   read_optional(given.seed, "grad_output", call.seed, true);
-  if (info.shape == Shape::pointwise) return run_pointwise(op, call);
-  if (info.shape == Shape::rowwise) return run_rowwise(op, call);
-  run_dense(op, call);
+  if (info.shape == Shape::pointwise) return run_pointwise(call);
+  if (info.shape == Shape::rowwise) return run_rowwise(call);
+  run_dense(call);
 }
 
 }  // namespace fusestep

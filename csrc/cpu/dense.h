@@ -3,45 +3,36 @@
 
 #include "core/op_table.h"
 #include "cpu/dense_rows.h"
+#include "cpu/row_call.h"
 
 FUSESTEP_TARGET_BEGIN
 
 // One call, shared by its blocks of rows.
 template <class T, class F>
-class DenseCall {
- public:
-  explicit DenseCall(const DenseArgs& args)
-      : args_(args),
-        formula_(args.hyper, double(args.classes)),
-        weight_(dense_weights<T>(args.weight, args.classes)),
-        tile_rows_(tile_rows_for(args.classes)) {
-    const bool reduced = args.reduction != Reduction::none;
-    norm_ = args.reduction == Reduction::mean ? 1.0 / double(args.rows) : 1.0;
-    if (reduced && present(args.seed)) norm_ *= load_floating<double>(args.seed, 0);
-  }
+class DenseCall : RowCall<T, DenseArgs> {
+  using Base = RowCall<T, DenseArgs>;
+  using Base::args_, Base::weight_, Base::tile_rows_;
 
-  int64_t blocks() const { return (args_.rows + tile_rows_ - 1) / tile_rows_; }
+ public:
+  using Base::blocks;
+
+  explicit DenseCall(const DenseArgs& args)
+      : Base(args, double(args.rows)), formula_(args.hyper, double(args.classes)) {}
 
   // Returns the sum of the block's losses.
   double run_block(int64_t block) const {
-    const int64_t first = block * tile_rows_, rest = args_.rows - first;
-    const int rows = int(rest < tile_rows_ ? rest : tile_rows_);
+    const int64_t first = this->first_row(block);
+    const int rows = this->rows_of(block);
     return args_.classes <= kNarrow ? run_narrow(first, rows) : run_wide(first, rows);
   }
 
  private:
   bool with_results() const { return present(args_.first) || present(args_.second); }
 
-  T scale_of(int64_t row) const {
-    if (!F::has_loss) return T(1);
-    if (args_.reduction != Reduction::none || !present(args_.seed)) return T(norm_);
-    return T(load_floating<double>(args_.seed, offset_of(args_.seed, row)));
-  }
+  T scale_of(int64_t row) const { return F::has_loss ? Base::scale_of(row) : T(1); }
 
   void store_loss(int64_t row, T loss) const {
-    if (F::has_loss && args_.reduction == Reduction::none && present(args_.loss)) {
-      store_floating(args_.loss, offset_of(args_.loss, row), loss);
-    }
+    if (F::has_loss) Base::store_loss(row, loss);
   }
 
   double run_narrow(int64_t first, int rows) const {
@@ -93,11 +84,7 @@ class DenseCall {
     return sum;
   }
 
-  const DenseArgs& args_;
   const F formula_;
-  const T* weight_;  // a dense copy, or null
-  const int64_t tile_rows_;
-  double norm_;  // what every gradient is multiplied by, if the loss is reduced
 };
 
 template <class T, class F>

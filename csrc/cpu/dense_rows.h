@@ -58,19 +58,18 @@ T wide_dense(const F& formula, const DenseLine<T>& line, T scale) {
   if (line.first == nullptr && line.second == nullptr) return one.loss;
 
   const DenseRow<V> row{V(one.loss), V(one.a), V(one.b), V(one.c), V(one.d)};
-  for (c = 0; c < classes; c += L) {
-    const int rest = classes - c < L ? int(classes - c) : L;
-    if (rest == L) {
-      const auto r = formula(row, load_pack(line.x + c), whole(line.target, c, T(0)),
-                             whole(line.kept, c, T(0)), level, whole(line.weight, c, T(1)));
-      if (line.first != nullptr) store_pack(line.first + c, r.first * V(scale));
-      if (line.second != nullptr) store_pack(line.second + c, r.second * V(scale));
-    } else {
-      const auto r = formula(row, load_part(line.x + c, rest, T(0)), partly(line.target, c, rest, T(0)),
-                             partly(line.kept, c, rest, T(0)), level, partly(line.weight, c, rest, T(1)));
-      if (line.first != nullptr) store_part(line.first + c, r.first * V(scale), rest);
-      if (line.second != nullptr) store_part(line.second + c, r.second * V(scale), rest);
-    }
+  const auto finish = [&](int64_t at, auto&& read, auto&& write) {
+    const auto r = formula(row, read(line.x, at, T(0)), read(line.target, at, T(0)),
+                           read(line.kept, at, T(0)), level, read(line.weight, at, T(1)));
+    if (line.first != nullptr) write(line.first + at, r.first * V(scale));
+    if (line.second != nullptr) write(line.second + at, r.second * V(scale));
+  };
+  for (c = 0; c + L <= classes; c += L) finish(c, whole, [](T* to, V pack) { store_pack(to, pack); });
+  if (c < classes) {
+    const int rest = int(classes - c);
+    finish(
+        c, [&](const T* from, int64_t at, T absent) { return partly(from, at, rest, absent); },
+        [rest](T* to, V pack) { store_part(to, pack, rest); });
   }
   return one.loss;
 }

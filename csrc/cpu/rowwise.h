@@ -7,6 +7,7 @@
 
 #include "core/op_table.h"
 #include "cpu/narrow_rows.h"
+#include "cpu/row_call.h"
 #include "cpu/wide_rows.h"
 
 FUSESTEP_TARGET_BEGIN
@@ -27,24 +28,19 @@ inline BadLabel check_labels(const RowwiseArgs& args, bool weighted, double& kep
 
 // One call, shared by its blocks of rows.
 template <class T, class F>
-class RowwiseCall {
- public:
-  RowwiseCall(const RowwiseArgs& args, double kept_weight)
-      : args_(args),
-        formula_(args.hyper),
-        weight_(dense_weights<T>(args.weight, args.classes)),
-        tile_rows_(tile_rows_for(args.classes)) {
-    const bool reduced = args.reduction != Reduction::none;
-    norm_ = args.reduction == Reduction::mean ? 1.0 / kept_weight : 1.0;
-    if (reduced && present(args.seed)) norm_ *= load_floating<double>(args.seed, 0);
-  }
+class RowwiseCall : RowCall<T, RowwiseArgs> {
+  using Base = RowCall<T, RowwiseArgs>;
+  using Base::args_, Base::weight_, Base::tile_rows_, Base::scale_of, Base::store_loss;
 
-  int64_t blocks() const { return (args_.rows + tile_rows_ - 1) / tile_rows_; }
+ public:
+  using Base::blocks;
+
+  RowwiseCall(const RowwiseArgs& args, double kept_weight) : Base(args, kept_weight), formula_(args.hyper) {}
 
   // Returns the sum of the block's losses.
   double run_block(int64_t block) const {
-    const int64_t first = block * tile_rows_, rest = args_.rows - first;
-    const int rows = int(rest < tile_rows_ ? rest : tile_rows_);
+    const int64_t first = this->first_row(block);
+    const int rows = this->rows_of(block);
     if constexpr (!F::reads_row) {
       return run_own(first, rows);
     } else {
@@ -62,18 +58,7 @@ class RowwiseCall {
     return ignored || uint64_t(label) >= uint64_t(args_.classes) ? -1 : label;
   }
 
-  T scale_of(int64_t row) const {
-    if (args_.reduction != Reduction::none || !present(args_.seed)) return T(norm_);
-    return T(load_floating<double>(args_.seed, offset_of(args_.seed, row)));
-  }
-
   T weight_of(int64_t label) const { return weight_ != nullptr ? weight_[label] : T(1); }
-
-  void store_loss(int64_t row, T loss) const {
-    if (args_.reduction == Reduction::none && present(args_.loss)) {
-      store_floating(args_.loss, offset_of(args_.loss, row), loss);
-    }
-  }
 
   // Of each row only the label's score is read, and only its gradient is not zero.
   double run_own(int64_t first, int rows) const {
@@ -154,11 +139,7 @@ class RowwiseCall {
     return result.loss;
   }
 
-  const RowwiseArgs& args_;
   const F formula_;
-  const T* weight_;  // a dense copy, or null
-  const int64_t tile_rows_;
-  double norm_;  // what every gradient is multiplied by, if the loss is reduced
 };
 
 template <class T, class F>

@@ -22,11 +22,7 @@ template <template <class> class F>
 struct Operands {
   static constexpr auto list = F<float>::operands;
 };
-struct Labelled {  // the operands of every rowwise loss
-  static constexpr auto list = names("input", "target");
-};
-
-template <template <class> class F, class Operands>
+template <template <class> class F>
 constexpr OpInfo loss(const char* name, const char* class_name, Shape shape, const char* domain) {
   OpInfo info{};
   info.name = name;
@@ -34,8 +30,8 @@ constexpr OpInfo loss(const char* name, const char* class_name, Shape shape, con
   info.shape = shape;
   info.hyper = Hypers<F>::list.name;
   info.hyper_count = Hypers<F>::list.size;
-  info.operands = Operands::list.name;
-  info.operand_count = Operands::list.size;
+  info.operands = Operands<F>::list.name;
+  info.operand_count = Operands<F>::list.size;
   info.domain = domain;
   return info;
 }
@@ -58,9 +54,9 @@ constexpr OpInfo rule(const char* name, const char* class_name) {
 }  // namespace
 
 const OpInfo kOps[] = {
-#define FUSESTEP_POINTWISE(op, F) loss<F, Operands<F>>(#op, #F, Shape::pointwise, F<float>::domain),
-#define FUSESTEP_ROWWISE(op, F) loss<F, Labelled>(#op, #F, Shape::rowwise, nullptr),
-#define FUSESTEP_DENSE(op, F) loss<F, Operands<F>>(#op, #F, Shape::dense, nullptr),
+#define FUSESTEP_POINTWISE(op, F) loss<F>(#op, #F, Shape::pointwise, F<float>::domain),
+#define FUSESTEP_ROWWISE(op, F) loss<F>(#op, #F, Shape::rowwise, nullptr),
+#define FUSESTEP_DENSE(op, F) loss<F>(#op, #F, Shape::dense, nullptr),
 #define FUSESTEP_UPDATE(op, F) rule<F>(#op, #F),
 #include "formulas/registry.def"
 #undef FUSESTEP_POINTWISE

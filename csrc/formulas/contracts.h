@@ -85,6 +85,7 @@ FUSESTEP_HD auto is_inside(const F& formula, const V* x) {
 
 struct RowwiseLoss {
   static constexpr auto hyper = names();
+  static constexpr auto operands = names("input", "target");
   static constexpr bool weighted_mean = true;  // a mean divides by the weights of the labels
   static constexpr bool reads_row = true;      // false: the label's score is all it needs
   static constexpr bool finds_max = true;      // false: `level` gets 0 for it

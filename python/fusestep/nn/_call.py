@@ -86,15 +86,13 @@ class LossCall:
             1 if self.rows and operands[0].dim() > 1 else 0,  # type: ignore[union-attr]
         )
 
-    def gradient_in_forward(self, operands: Sequence[Tensor | None]) -> bool:
+    def gradient_in_forward(self, operands: Sequence[Tensor]) -> bool:
         # Not if there is a seed for every element. Not in float16: before the loss scale has been multiplied
         # in it would underflow, which is what scaling is for. And in bfloat16 only where backward can see
         # that the seed is 1, because otherwise the gradient would be rounded twice.
         if self.reduction == "none":
             return False
         for operand in operands:
-            if operand is None or operand.dtype is torch.float32:
-                continue
             if operand.dtype is torch.float16:
                 return False
             if operand.dtype is torch.bfloat16 and (operand.is_cuda or torch.compiler.is_compiling()):
