@@ -40,7 +40,7 @@ Python_add_library(_cuda MODULE WITH_SOABI csrc/cuda/kernels.cu csrc/cuda/module
 target_link_libraries(_cuda PRIVATE fusestep_options)
 target_compile_definitions(_cuda PRIVATE FUSESTEP_TARGET=cuda)
 target_compile_options(_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra>)
+  $<$<COMPILE_LANGUAGE:CUDA>:-O3 --threads=0 --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra>)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
   # Machine code for five architectures: 3 MB instead of 24.
   target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-compress-mode=size>)

@@ -121,4 +121,17 @@ Extent extent_of(const Array& array) {
   return {at + uintptr_t(low * item), at + uintptr_t((high + 1) * item)};
 }
 
+bool overlap(const Array& a, const Array& b) {
+  const Extent x = extent_of(a), y = extent_of(b);
+  return x.begin < y.end && y.begin < x.end;
+}
+
+bool same_memory(const Array& a, const Array& b) {
+  if (a.data != b.data || a.dtype != b.dtype || !same_shape(a, b)) return false;
+  for (int d = 0; d < a.dims; ++d) {
+    if (a.sizes[d] != 1 && a.strides[d] != b.strides[d]) return false;
+  }
+  return true;
+}
+
 }  // namespace fusestep

@@ -54,6 +54,10 @@ struct Extent {
   uintptr_t begin, end;
 };
 Extent extent_of(const Array& array);
+bool overlap(const Array& a, const Array& b);
+
+// The same elements at the same places: then reading and writing block by block is safe.
+bool same_memory(const Array& a, const Array& b);
 
 // torch's way to announce its DLPack functions can be switched off, to test the road for torch < 2.10.
 void use_exchange_api(bool use);

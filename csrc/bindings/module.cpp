@@ -9,6 +9,7 @@
 #include "bindings/engines.h"
 #include "bindings/loss.h"
 #include "bindings/update.h"
+#include "bindings/vectors.h"
 #include "cpu/threads.h"
 #include "formulas/catalog.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 // What the generated stub shows.
 using AnyTuple = py::typing::Tuple<py::object, py::ellipsis>;
+using AnyVectors = py::typing::Iterable<py::object>;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 
 int find_op(const std::string& name) {
@@ -55,7 +57,10 @@ py::typing::Dict<py::str, AnyDict> ops() {
     op["domain"] = info.domain == nullptr ? py::object(py::none()) : py::str(info.domain);
     op["states"] = tuple_of(info.states, info.state_count);
     op["asked_by"] = tuple_of(info.asked_by, info.state_count);
-    op["counts_steps"] = info.counts_steps;
+    op["numbers"] = tuple_of(info.numbers, info.number_count);
+    const int starts = info.starts_at == nullptr ? 0 : info.number_count + info.state_count;
+    op["starts_at"] = tuple_of(info.starts_at, starts);
+    op["by_rows"] = info.by_rows;
     result[info.name] = op;
   }
   return result;
@@ -120,9 +125,23 @@ PYBIND11_MODULE(_native, m) {
       "dim: of the classes, where the target is dense.");
   m.def(
       "step",
-      [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups) {
+      [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups, const std::string& gradients,
+         const py::object& norm, bool norm_is_known, uint64_t seed) {
         const int index = find_op(op, true);
-        run_step(kOps[index], index, groups);
+        return run_step(kOps[index], index, {groups, gradients, norm, norm_is_known, seed});
       },
-      py::arg("op"), py::arg("groups"), "One optimizer step. Each group is a StepGroup of fusestep._rules.");
+      py::arg("op"), py::arg("groups"), py::arg("gradients") = "kept", py::arg("norm") = py::none(),
+      py::arg("norm_is_known") = false, py::arg("seed") = 0,
+      "One optimizer step. Each group is a StepGroup of fusestep._rules.\n"
+      "gradients: \"kept\", \"unscaled\" or \"cleared\". norm: a float64 array for the norm of all "
+      "gradients,\n"
+      "or with it. seed: of stochastic rounding. Returns whether the gradients were written as wanted; they\n"
+      "are kept if any share memory.");
+  m.def(
+      "dots", [](const AnyVectors& a, const AnyVectors& b, const py::object& out) { run_dots(a, b, out); },
+      py::arg("a"), py::arg("b"), py::arg("out"),
+      "out[i * len(b) + j] = the scalar product of the vectors a[i] and b[j], summed in float64.");
+  m.def(
+      "combine", [](const py::typing::Iterable<AnyTuple>& calls) { run_combine(calls); }, py::arg("calls"),
+      "For each (out, coefficients, vectors): out = the sum of coefficients[i] * vectors[i].");
 }

@@ -19,6 +19,12 @@ bool exchange_api_wanted = true;
   throw Unsupported{"`" + std::string(name) + "` " + what};
 }
 
+// What torch raised, without the trace of its own functions.
+[[noreturn]] void unsupported(const char* name, const py::error_already_set& error) {
+  const std::string text = error.what();
+  unsupported(name, "cannot be read: " + text.substr(0, text.find('\n')));
+}
+
 // No data although there are elements. In a subclass (FakeTensor, DTensor) the memory is somewhere else or
 // not meant to be; in a plain tensor it has been freed, and torch itself would crash on it.
 [[noreturn]] void no_memory(py::handle object, const char* name) {
@@ -54,7 +60,7 @@ void read_dlpack(const DLPackExchangeAPI& api, py::handle object, const char* na
   DLTensor tensor;
   if (api.dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0) {
     py::error_already_set error;  // sparse, meta, functorch: takes the Python error with it
-    unsupported(name, error.what());
+    unsupported(name, error);
   }
   array.dtype = dtype_from_dlpack(tensor.dtype, name);
   if (tensor.device.device_type == kDLCPU) {
@@ -158,7 +164,7 @@ void read_torch(py::handle from, const char* name, Array& array) {
   try {
     array.data = reinterpret_cast<void*>(py::cast<uintptr_t>(from.attr("data_ptr")()));
   } catch (py::error_already_set& error) {
-    unsupported(name, error.what());
+    unsupported(name, error);
   }
   if (array.data == nullptr && array.count > 0) no_memory(from, name);
 }

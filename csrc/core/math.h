@@ -25,6 +25,14 @@ FUSESTEP_HD V sign(V x) {
   return select(x > V(T(0)), V(T(1)), select(x < V(T(0)), V(T(-1)), V(T(0))));
 }
 
+// a + weight (b − a), from the nearer end: b itself for a weight of 1, and as exact next to it. One weight
+// for all lanes. Source: torch.lerp.
+template <class V>
+FUSESTEP_HD V lerp(V a, V b, scalar_of<V> weight) {
+  using T = scalar_of<V>;
+  return weight < T(0.5) ? mul_add(V(weight), b - a, a) : mul_add(a - b, V(T(1) - weight), b);
+}
+
 template <class V>
 FUSESTEP_HD V infinity() {
   return V(scalar_of<V>(INFINITY));

@@ -1,15 +1,17 @@
 // What crosses from the bindings to an engine: one argument struct per shape, one table per engine.
 #pragma once
 
+#include "core/count.h"
 #include "core/view.h"
 
 namespace fusestep {
 
-enum class Shape : uint8_t { pointwise, rowwise, dense, update };
+enum class Shape : uint8_t { pointwise, rowwise, dense, update, vectors };
 enum class Reduction : uint8_t { none, mean, sum };
 
 constexpr int kMaxOperands = 3;
 constexpr int kMaxStates = 3;
+constexpr int kMaxNumbers = 3;
 
 // Loss, gradients, or both, of one loss call. Absent outputs are not computed. All element-wise views
 // have the same logical sizes. Reduced, `loss` and `seed` are single elements; otherwise they have one
@@ -54,19 +56,77 @@ struct DenseArgs {
   void* workspace;
 };
 
-// One tensor of an update. Views have the same logical sizes.
+// How a parameter of 16 bits is stored: to the nearest value; up or down at random, so that the mean is
+// right; or to the nearest, with what was lost kept in `lost` and put back at the next step.
+enum class Rounding : uint8_t { nearest, stochastic, kahan };
+
+// What becomes of the gradients once they are read. `unscaled`: multiplied by |grad_scale|.
+enum class Gradients : uint8_t { kept, unscaled, cleared };
+
+// The rows of a parameter that a sparse gradient has values for, each once. On the CPU the gradient of
+// row[i] is the sum of its rows order[first[i]] … order[first[i+1] - 1], in this order; without `first` it is
+// its row i.
+struct Rows {
+  const int64_t* row = nullptr;  // null: all of a parameter that is updated element by element
+  const int64_t* first = nullptr;
+  const int64_t* order = nullptr;
+  int64_t count = 0;
+  int64_t length = 0;  // elements of a row
+};
+
+// One tensor of an update. Views have the same logical sizes, but for the gradient of some `rows`.
 struct UpdateItem {
   View param, grad;
   View state[kMaxStates];
+  View average;  // of the parameter over time, or absent
+  View lost;     // in rounding, or absent
   const double* hyper;
-  double step;
-  double grad_scale;  // what gradients are multiplied by; negative to ascend
+  Count number[kMaxNumbers];  // those of the formula
+  double grad_scale;          // what gradients are multiplied by; negative to ascend
+  double max_norm;            // what the norm of all gradients is clipped to; 0 if it is not
+  double decay;               // of the average; 0 makes it a copy
+  Rounding rounding;
+  uint64_t seed;  // of stochastic rounding
+  Rows rows;
 };
 
 struct UpdateArgs {
   const UpdateItem* items;
   int64_t count;
-  bool in_order;  // items share memory: finish one before the next
+  bool in_order;        // items share memory: finish one before the next
+  Gradients gradients;  // no two items share one that is written
+  const double* norm;   // of all gradients, as NormArgs has it; or null
+  void* stream;
+};
+
+// The norm of all gradients, each times its grad_scale, of the items that have a max_norm.
+struct NormArgs {
+  const UpdateItem* items;
+  int64_t count;
+  double* norm;  // where it goes: in the memory of the engine
+  void* stream;
+  void* workspace;
+};
+
+// result[i * columns + j] = the scalar product of a[i] and b[j], in double: the same bits for a pair of
+// vectors whatever it is computed together with. All views have the same number of elements.
+struct DotsArgs {
+  const View* a;
+  int64_t rows;
+  const View* b;
+  int64_t columns;
+  double* result;  // where the vectors are
+  void* stream;
+  void* workspace;
+};
+
+// out = the sum of coefficient[i] * vectors[i], in double, rounded once. `out` may be the first of the
+// vectors.
+struct CombineArgs {
+  View out;
+  const View* vectors;
+  const double* coefficients;
+  int64_t count;  // of the vectors, at least 1
   void* stream;
 };
 
@@ -92,9 +152,23 @@ struct OpTable {
   const char* target;
   const char* ops;  // their names, a space after each: two modules must agree on the order
   const Kernel* kernels;
+  void (*norm)(const NormArgs&);
+  void (*dots)(const DotsArgs&);
+  void (*combine)(const CombineArgs&);
   int64_t (*workspace_bytes)(Shape, int64_t count);
   const char* (*error)();
   int (*enter_device)(int index);  // makes it current, returns the one that was
 };
 
 }  // namespace fusestep
+
+FUSESTEP_TARGET_BEGIN
+
+// What gradients of this norm are multiplied by to have at most `max_norm`. A norm that is NaN makes them
+// NaN, an infinite one zero (and infinite ones NaN). Source: torch.nn.utils.clip_grad_norm_.
+FUSESTEP_HD double clip_factor(double norm, double max_norm) {
+  const double factor = max_norm / (norm + 1e-6);
+  return factor >= 1 ? 1 : factor;
+}
+
+FUSESTEP_TARGET_END

@@ -176,6 +176,15 @@ FUSESTEP_HD Pack<T> load_pack(const T* from) {
   return pack;
 }
 
+// As many elements as there are lanes of double, widened.
+FUSESTEP_HD Pack<double> load_wide(const double* from) { return load_pack(from); }
+FUSESTEP_HD Pack<double> load_wide(const float* from) {
+  typedef float half __attribute__((vector_size(FUSESTEP_VECTOR_BYTES / 2)));
+  half narrow;
+  memcpy(&narrow, from, sizeof(narrow));
+  return __builtin_convertvector(narrow, Pack<double>::native);
+}
+
 template <class T>
 FUSESTEP_HD void store_pack(T* to, Pack<T> pack) {
   memcpy(to, &pack.v, sizeof(pack.v));

@@ -6,10 +6,12 @@
 
 #if defined(FUSESTEP_EMULATOR)
 #include "emulator.h"
+#define FUSESTEP_UNROLL
 #else
 #include <cuda_runtime.h>
 #define FUSESTEP_SHARED(type, name, size) __shared__ type name[size]
 #define FUSESTEP_NOINLINE __noinline__
+#define FUSESTEP_UNROLL _Pragma("unroll")
 #endif
 
 FUSESTEP_TARGET_BEGIN

@@ -1,23 +1,27 @@
 // The registry, instantiated for CUDA: by nvcc for the device, and by the host compiler for the
 // emulator of the tests.
 #include "cuda/dense.cuh"
+#include "cuda/norm.cuh"
 #include "cuda/pointwise.cuh"
 #include "cuda/rowwise.cuh"
 #include "cuda/update.cuh"
+#include "cuda/vectors.cuh"
 #include "formulas/engine_table.h"
 
 FUSESTEP_TARGET_BEGIN
 
 namespace {
 
+// A divisor and partial sums of a loss, or the partial sums of a norm or of scalar products.
 int64_t workspace_bytes(Shape shape, int64_t) {
-  return shape == Shape::update ? 0 : (1 + kMaxBlocks) * int64_t(sizeof(double));
+  return (shape == Shape::vectors ? kTile * kDotBlocks : 1 + kMaxBlocks) * int64_t(sizeof(double));
 }
 
 }  // namespace
 
 extern const OpTable table;
-const OpTable table = {target_name, ops, kernels, workspace_bytes, take_error, enter_device};
+const OpTable table = {target_name,     ops,        kernels,     norm, dots, combine,
+                       workspace_bytes, take_error, enter_device};
 
 FUSESTEP_TARGET_END
 

@@ -16,6 +16,8 @@ template <template <class> class F>
 struct States {
   static constexpr auto list = F<float>::states;
   static constexpr auto asked_by = F<float>::asked_by;
+  static constexpr auto numbers = F<float>::numbers;
+  static constexpr auto starts_at = F<float>::starts_at;
 };
 
 template <template <class> class F>
@@ -47,7 +49,11 @@ constexpr OpInfo rule(const char* name, const char* class_name) {
   info.states = States<F>::list.name;
   info.state_count = States<F>::list.size;
   info.asked_by = States<F>::asked_by.name;
-  info.counts_steps = F<float>::counts_steps;
+  info.numbers = States<F>::numbers.name;
+  info.number_count = States<F>::numbers.size;
+  info.starts_at = States<F>::starts_at.size > 0 ? States<F>::starts_at.name : nullptr;
+  info.by_rows = F<float>::by_rows;
+  info.advance = F<float>::advance;
   return info;
 }
 

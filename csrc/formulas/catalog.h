@@ -17,7 +17,11 @@ struct OpInfo {
   const char* const* states;
   int state_count;
   const char* const* asked_by;  // for each state the option that asks for it; "" if it is always there
-  bool counts_steps;
+  const char* const* numbers;   // states that are one number
+  int number_count;
+  const char* const* starts_at;  // numbers, then states: an option, a number, or ""; or none, all "" then
+  bool by_rows;
+  void (*advance)(const double* hyper, Count* number);
 };
 
 extern const OpInfo kOps[];

@@ -12,6 +12,7 @@
 
 #include <type_traits>
 
+#include "core/count.h"
 #include "core/math.h"
 
 FUSESTEP_TARGET_BEGIN
@@ -140,13 +141,23 @@ struct DenseResult {
 
 // ---- update: one element of a parameter, its gradient and its states ----------------------------------
 //
-//   static constexpr auto hyper = names(...);
 //   static constexpr auto states = names(...);    // torch's state keys, tensors like the parameter
 //   static constexpr auto asked_by = names(...);  // for each, the option that asks for it; "" if always
-//   static constexpr bool counts_steps;           // keeps torch's `step` state
-//   F(Hyper, double step);                        // once per tensor and step; step is 1 at first
+//   F(Hyper, const Count* number);                // once per tensor and step
+//       The tensor's `numbers`; number[0].after is the step being taken, 1 at first (for a formula that
+//       has none, too, and 2 ever after).
 //   void operator()<Present>(V& param, V grad, V (&state)[states.size]) const;
 //       Present: bit i tells whether states[i] is there.
+
+struct UpdateRule {
+  static constexpr auto hyper = names();
+  static constexpr auto numbers = names("step");  // torch's states that are one number, `step` first
+  static constexpr auto starts_at = names();      // numbers, then states: an option, a number, or "" for 0
+  static constexpr bool by_rows = false;          // takes sparse gradients, and updates the rows they have
+
+  // Sets `after` of the numbers behind `step`.
+  static void advance(Hyper, Count*) {}
+};
 
 template <int N>
 constexpr unsigned optional_in(const Names<N>& asked_by) {
@@ -166,11 +177,6 @@ constexpr bool has_state(unsigned present, int index) { return (present >> index
 namespace detail {
 
 template <template <class> class F, class = void>
-struct HasHyper : std::false_type {};
-template <template <class> class F>
-struct HasHyper<F, std::void_t<decltype(F<float>::hyper.size)>> : std::true_type {};
-
-template <template <class> class F, class = void>
 struct HasSums : std::false_type {};
 template <template <class> class F>
 struct HasSums<F, std::void_t<decltype(F<float>::sums)>> : std::true_type {};
@@ -187,9 +193,8 @@ struct PointwiseCall<F, std::enable_if_t<F::operands.size == 3>>
 template <template <class> class F, class = void>
 struct HasStates : std::false_type {};
 template <template <class> class F>
-struct HasStates<
-    F, std::void_t<decltype(F<float>::states.size + F<float>::asked_by.size + F<float>::counts_steps)>>
-    : std::true_type {};
+struct HasStates<F, std::void_t<decltype(F<float>::states.size + F<float>::asked_by.size)>> : std::true_type {
+};
 
 }  // namespace detail
 
@@ -230,14 +235,17 @@ constexpr bool check_dense() {
 
 template <template <class> class F>
 constexpr bool check_update() {
-  static_assert(detail::HasHyper<F>::value,
-                "a formula needs `static constexpr auto hyper = names(...)`; see optim/sgd.h");
+  static_assert(std::is_base_of<UpdateRule, F<float>>::value,
+                "an update formula derives from UpdateRule; see optim/sgd.h");
   static_assert(detail::HasStates<F>::value,
-                "an update formula needs `states`, `asked_by` and `counts_steps`; see optim/sgd.h");
+                "an update formula needs `states` and `asked_by`; see optim/sgd.h");
   static_assert(int(F<float>::states.size) == int(F<float>::asked_by.size),
                 "`asked_by` names one option, or \"\", for each of `states`; see optim/rmsprop.h");
-  static_assert(std::is_constructible<F<float>, Hyper, double>::value,
-                "an update formula needs a constructor from (Hyper, double step); see optim/sgd.h");
+  static_assert(F<float>::starts_at.size == 0 ||
+                    F<float>::starts_at.size == F<float>::numbers.size + F<float>::states.size,
+                "`starts_at` has one text for each of `numbers` and `states`; see optim/nadam.h");
+  static_assert(std::is_constructible<F<float>, Hyper, const Count*>::value,
+                "an update formula needs a constructor from (Hyper, const Count* number); see optim/sgd.h");
   return true;
 }
 

@@ -10,6 +10,8 @@ import typing
 __all__: list[str] = [
     "OutOfRange",
     "Unsupported",
+    "combine",
+    "dots",
     "get_num_threads",
     "isa",
     "isas",
@@ -27,6 +29,18 @@ class Unsupported(TypeError):
 
 class OutOfRange(IndexError, RuntimeError, ValueError):
     pass
+
+def combine(calls: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
+    """
+    For each (out, coefficients, vectors): out = the sum of coefficients[i] * vectors[i].
+    """
+
+def dots(
+    a: collections.abc.Iterable[typing.Any], b: collections.abc.Iterable[typing.Any], out: typing.Any
+) -> None:
+    """
+    out[i * len(b) + j] = the scalar product of the vectors a[i] and b[j], summed in float64.
+    """
 
 def get_num_threads() -> int: ...
 def isa() -> str:
@@ -70,9 +84,19 @@ def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     0 goes back to the runtime's setting.
     """
 
-def step(op: str, groups: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
+def step(
+    op: str,
+    groups: collections.abc.Iterable[tuple[typing.Any, ...]],
+    gradients: str = "kept",
+    norm: typing.Any = None,
+    norm_is_known: bool = False,
+    seed: typing.SupportsInt | typing.SupportsIndex = 0,
+) -> bool:
     """
     One optimizer step. Each group is a StepGroup of fusestep._rules.
+    gradients: "kept", "unscaled" or "cleared". norm: a float64 array for the norm of all gradients,
+    or with it. seed: of stochastic rounding. Returns whether the gradients were written as wanted; they
+    are kept if any share memory.
     """
 
 def threading() -> str:

@@ -13,13 +13,12 @@
 FUSESTEP_TARGET_BEGIN
 
 template <class T>
-struct RMSprop {
+struct RMSprop : UpdateRule {
   static constexpr auto hyper = names("lr", "alpha", "eps", "weight_decay", "momentum");
   static constexpr auto states = names("square_avg", "momentum_buffer", "grad_avg");
   static constexpr auto asked_by = names("", "momentum", "centered");
-  static constexpr bool counts_steps = true;
 
-  RMSprop(Hyper h, double)
+  RMSprop(Hyper h, const Count*)
       : lr(T(h[0])),
         alpha(T(h[1])),
         rest(T(1 - h[1])),
@@ -30,9 +29,9 @@ struct RMSprop {
   template <unsigned Present, class V>
   FUSESTEP_HD void operator()(V& param, V grad, V (&state)[3]) const {
     if (weight_decay != 0) grad = mul_add(V(weight_decay), param, grad);
-    V variance = state[0] = mul_add(V(alpha), state[0], V(rest) * (grad * grad));
+    V variance = state[0] = mul_add(V(alpha), state[0], V(rest) * grad * grad);
     if constexpr (has_state(Present, 2)) {
-      state[2] = mul_add(V(rest), grad - state[2], state[2]);
+      state[2] = lerp(state[2], grad, rest);
       variance = max(variance - state[2] * state[2], V(T(0)));
     }
     V step = grad / (sqrt(variance) + V(eps));

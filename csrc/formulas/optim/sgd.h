@@ -1,7 +1,7 @@
 // SGD, g the gradient after L2 weight decay, μ momentum, τ dampening (Sutskever et al. 2013):
 //
-//   b ← μ b + (1−τ) g, from b = 0 and without τ at the first step;   g ← g + μ b (Nesterov), or b;   p ← p −
-//   lr g
+//   b ← μ b + (1−τ) g, from b = 0 and without τ at the first step
+//   g ← g + μ b (Nesterov), or b;    p ← p − lr g
 //
 // Without momentum there is no b. Source: torch.optim.SGD.
 #pragma once
@@ -12,16 +12,16 @@
 FUSESTEP_TARGET_BEGIN
 
 template <class T>
-struct SGD {
+struct SGD : UpdateRule {
   static constexpr auto hyper = names("lr", "momentum", "dampening", "weight_decay", "nesterov");
+  static constexpr auto numbers = names();
   static constexpr auto states = names("momentum_buffer");
   static constexpr auto asked_by = names("momentum");
-  static constexpr bool counts_steps = false;
 
-  SGD(Hyper h, double step)
+  SGD(Hyper h, const Count* number)
       : lr(T(h[0])),
         momentum(T(h[1])),
-        undamped(T(step == 1 ? 1 : 1 - h[2])),
+        undamped(T(number[0].after == 1 ? 1 : 1 - h[2])),
         weight_decay(T(h[3])),
         nesterov(h[4] != 0) {}
 

@@ -16,7 +16,8 @@ elements. Half types are computed in float32 and rounded once.
 """
 
 from fusestep.numpy import losses, optim
+from fusestep.numpy._lbfgs import LBFGS
 from fusestep.numpy.losses import *  # noqa: F403
 from fusestep.numpy.optim import *  # noqa: F403
 
-__all__ = [*losses.__all__, *optim.__all__]
+__all__ = [*losses.__all__, *optim.__all__, "LBFGS"]

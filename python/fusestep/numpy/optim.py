@@ -1,190 +1,55 @@
-"""Optimizers that update NumPy arrays in place, with the state layout of torch's."""
+"""Optimizers that update NumPy arrays in place, with the arguments and the state layout of torch's.
+
+Every one but SparseAdam also takes, by keyword, ``max_grad_norm``, ``ema_decay`` and ``rounding``, as the
+optimizers of :mod:`fusestep.optim` do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fusestep._rules import Rule, StepGroup, Undo
-from fusestep._stats import count_native
+from fusestep._extras import Extras
+from fusestep._rules import Rule
 from fusestep.numpy._arrays import Array, as_array
+from fusestep.numpy._optimizer import Optimizer
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]
+
+Params = Iterable[Array] | Iterable[dict[str, Any]]
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    """torch's validation and messages. A NaN fails every comparison, so it is refused too."""
-    names = {"lr": "learning rate", "eps": "epsilon value", "momentum": "momentum value"}
-    for key in ("lr", "eps", "momentum", "alpha", "weight_decay"):
-        if key in options and not options[key] >= 0.0:
-            what = names.get(key, f"{key} value")
-            raise ValueError(f"Invalid {what}: {options[key]}")
-    if "betas" in options and len(options["betas"]) != 2:
-        raise ValueError(f"`betas` must be two numbers, got {options['betas']}")
-    for i, beta in enumerate(options.get("betas", ())):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-    if options.get("nesterov") and (options["momentum"] <= 0 or options["dampening"] != 0):
-        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-
-
-class Optimizer:
-    """What the optimizers here share: parameter groups, states, and a step over all arrays at once.
-
-    Attributes:
-        param_groups: One dictionary per group, ``{"params": [arrays], "lr": …}``, read anew at each step.
-        state: One dictionary per array, in order, with the keys of torch's optimizer.
-    """
-
-    _rule: ClassVar[Rule]
-
-    def __init__(self, params: Iterable[Array] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
-        _check(defaults)
-        self.defaults = defaults
-        self.param_groups: list[dict[str, Any]] = []
-        self.state: list[dict[str, Any]] = []
-        if isinstance(params, np.ndarray):
-            raise TypeError("`params` must be a sequence of arrays or of groups, got a single array")
-        entries: list[Any] = list(params)
-        if not entries:
-            raise ValueError("optimizer got an empty parameter list")
-        if not isinstance(entries[0], Mapping):
-            entries = [{"params": entries}]
-        for group in entries:
-            self.add_param_group(group)
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the first group; setting it sets all groups."""
-        return float(self.param_groups[0]["lr"])
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        _check({"lr": value})
-        for group in self.param_groups:
-            group["lr"] = value
-
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add arrays with options of their own; what is missing comes from the constructor.
-
-        Raises:
-            TypeError: a parameter is not a floating point array.
-            ValueError: a parameter is read-only, or already there, or an option is out of range.
-        """
-        given = group["params"]
-        params = [given] if isinstance(given, np.ndarray) else list(given)
-        unknown = group.keys() - self.defaults.keys() - {"params"}
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no option {sorted(unknown)}")
-        merged = {**self.defaults, **group, "params": params}
-        _check(merged)
-        known = {id(param) for other in self.param_groups for param in other["params"]}
-        for param in params:
-            if not isinstance(param, np.ndarray) or isinstance(param, np.ma.MaskedArray):
-                raise TypeError(f"parameters must be NumPy arrays, got {type(param).__name__}")
-            if not param.flags.writeable:
-                raise ValueError(f"a parameter of shape {param.shape} is read-only")
-            if id(param) in known:
-                raise ValueError("some parameters appear more than once")
-            if param.dtype.kind != "f" and param.dtype.name != "bfloat16":
-                raise TypeError(f"parameters must be floating point, got {param.dtype}")
-            known.add(id(param))
-        self.param_groups.append(merged)
-        self.state += [{} for _ in params]
-
-    def step(self, grads: Sequence[Array | None]) -> None:
-        """Update every array in place; either all of them or, if anything is wrong with one, none.
-
-        Args:
-            grads: One gradient per array in the order of the groups, of its shape and any supported
-                dtype. None leaves the array and its states as they are.
-
-        Raises:
-            TypeError: a gradient is not an array of a supported dtype.
-            ValueError: not as many gradients as arrays, or an array has become read-only.
-            RuntimeError: a gradient or state does not have the shape of its array.
-        """
-        count = len(self.state)
-        if len(grads) != count:
-            raise ValueError(f"`grads` must have one entry for each of {count} arrays, got {len(grads)}")
-        self._rule.step(lambda undo: self._step_groups(iter(grads), undo))
-        count_native(self._rule.op)
-
-    def _step_groups(self, grads: Iterator[Array | None], undo: Undo) -> list[StepGroup]:
-        """The arrays of each group that have gradients, with states."""
-        result: list[StepGroup] = []
-        entries = iter(self.state)
-        for group in self.param_groups:
-            keys = self._rule.state_keys(group)
-            params: list[Array] = []
-            given: list[Array] = []
-            states: list[dict[str, Any]] = []
-            first: list[bool] = []
-            for param, grad, state in zip(group["params"], grads, entries, strict=False):
-                if grad is None:
-                    continue
-                first.append(any(key not in state for key in keys))
-                if first[-1]:
-                    undo.remember(state)
-                    self._make_states(param, state, keys)
-                params.append(param)
-                given.append(as_array(grad, "grad"))
-                states.append(state)
-            grad_scale = -1.0 if group["maximize"] else 1.0
-            hyper = self._rule.hyper(group)
-            result.append(StepGroup(hyper, grad_scale, keys, params, given, states, first))
-        return result
-
-    def _make_states(self, param: Array, state: dict[str, Any], keys: tuple[str, ...]) -> None:
-        if self._rule.counts_steps:
-            state.setdefault("step", np.zeros((), np.float32))
-        for key in keys:
-            state.setdefault(key, np.zeros_like(param))
-
-    def state_dict(self) -> dict[str, Any]:
-        """States and options in the layout of torch's ``state_dict``, with arrays instead of tensors."""
-        groups, at = [], 0
-        for group in self.param_groups:
-            count = len(group["params"])
-            groups.append({**group, "params": list(range(at, at + count))})
-            at += count
-        return {
-            "state": {i: dict(s) for i, s in enumerate(self.state) if s},
-            "param_groups": groups,
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over states and options; arrays are copied, so the two optimizers do not share them.
-
-        Raises:
-            ValueError: the groups differ in number or length from this optimizer's.
-        """
-        saved = state_dict["param_groups"]
-        sizes = [len(group["params"]) for group in self.param_groups]
-        if [len(group["params"]) for group in saved] != sizes:
-            raise ValueError("loaded state dict has other parameter groups than this optimizer")
-        options = [{k: v for k, v in new.items() if k in self.defaults} for new in saved]
-        for new in options:
-            _check({**self.defaults, **new})
-        states = [
-            {key: np.array(value) for key, value in state_dict["state"].get(i, {}).items()}
-            for i in range(sum(sizes))
-        ]
-        for group, new in zip(self.param_groups, options, strict=True):
-            group.update(new)
-        self.state = states
+def _options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among the arguments of a constructor."""
+    others = ("self", "__class__", "params", "extras")
+    return {name: value for name, value in arguments.items() if name not in others}
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum, dampening and Nesterov. Source: ``torch.optim.SGD``."""
+    """Gradient descent, with momentum, dampening and Nesterov. Source: ``torch.optim.SGD``."""
 
     _rule = Rule("sgd")
 
     def __init__(
         self,
-        params: Iterable[Array] | Iterable[dict[str, Any]],
+        params: Params,
         lr: float = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
@@ -192,16 +57,29 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        **extras: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()), extras)
+
+
+class Adagrad(Optimizer):
+    """Adagrad. Source: ``torch.optim.Adagrad``."""
+
+    _rule = Rule("adagrad")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
 
 
 class RMSprop(Optimizer):
@@ -211,7 +89,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Array] | Iterable[dict[str, Any]],
+        params: Params,
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -220,17 +98,28 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        **extras: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()), extras)
+
+
+class Adadelta(Optimizer):
+    """Adadelta. Source: ``torch.optim.Adadelta``."""
+
+    _rule = Rule("adadelta")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
 
 
 class Adam(Optimizer):
@@ -240,7 +129,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Array] | Iterable[dict[str, Any]],
+        params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -249,17 +138,9 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        **extras: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, _options(locals()), extras)
 
 
 class AdamW(Adam):
@@ -267,7 +148,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Iterable[Array] | Iterable[dict[str, Any]],
+        params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -275,6 +156,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        **extras: Any,
     ) -> None:
         super().__init__(
             params,
@@ -285,4 +167,179 @@ class AdamW(Adam):
             amsgrad,
             maximize=maximize,
             decoupled_weight_decay=True,
+            **extras,
         )
+
+
+class Adamax(Optimizer):
+    """Adam with the infinity norm. Source: ``torch.optim.Adamax``."""
+
+    _rule = Rule("adamax")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum. Source: ``torch.optim.NAdam``."""
+
+    _rule = Rule("nadam")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class RAdam(Optimizer):
+    """Adam with a rectified adaptive step. Source: ``torch.optim.RAdam``."""
+
+    _rule = Rule("radam")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class ASGD(Optimizer):
+    """Averaged stochastic gradient descent. Source: ``torch.optim.ASGD``."""
+
+    _rule = Rule("asgd")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class Rprop(Optimizer):
+    """Resilient backpropagation, for full batches. Source: ``torch.optim.Rprop``."""
+
+    _rule = Rule("rprop")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class Lion(Optimizer):
+    """The sign of an interpolated momentum. Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
+
+    _rule = Rule("lion")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **extras: Any,
+    ) -> None:
+        super().__init__(params, _options(locals()), extras)
+
+
+class SparseAdam(Optimizer):
+    """Adam for the rows that a gradient has. Source: ``torch.optim.SparseAdam``.
+
+    A gradient is a tuple ``(rows, values)``: ``rows`` are numbers along the first dimension of the array,
+    in any order, and ``values`` has their gradients, of shape ``(len(rows), *array.shape[1:])``. Rows that
+    come several times are added up.
+    """
+
+    _rule = Rule("sparse_adam")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
+        if not lr > 0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if not eps > 0:
+            raise ValueError(f"Invalid epsilon value: {eps}")
+        super().__init__(params, _options(locals()))
+
+    def step(self, grads: Sequence[Any]) -> None:  # type: ignore[override]
+        """Update the rows that the gradients have; all of them or, if anything is wrong with one, none.
+
+        Args:
+            grads: One tuple ``(rows, values)``, or None, per array in the order of the groups.
+
+        Raises:
+            TypeError: a gradient is no such tuple, or its values are not of a supported dtype.
+            ValueError: not as many gradients as arrays, or an array has become read-only.
+            IndexError: a row is out of range.
+            RuntimeError: the values or a state do not have the shape that the array asks for.
+        """
+        super().step(grads)
+
+    def _read_grad(self, grad: Any, param: Array) -> tuple[Array, Array, int]:
+        if not isinstance(grad, tuple) or len(grad) != 2:
+            raise TypeError(f"`grad` must be a tuple (rows, values), got {type(grad).__name__}")
+        rows, values = as_array(grad[0], "rows"), as_array(grad[1], "grad")
+        if rows.dtype.kind not in "iu" or rows.ndim != 1 or param.ndim == 0:
+            raise TypeError(
+                f"`rows` must be a vector of integers, got {rows.dtype} of shape {rows.shape} "
+                f"for an array of shape {param.shape}"
+            )
+        if values.shape != (len(rows), *param.shape[1:]):
+            raise RuntimeError(f"`grad` must have shape {(len(rows), *param.shape[1:])}, got {values.shape}")
+        return rows.astype(np.int64), values, param.shape[0]
+
+    def _make_states(
+        self, param: Array, state: dict[str, Any], group: Mapping[str, Any], extras: Extras | None
+    ) -> int:
+        state.setdefault("step", 0)  # a Python number, as torch has it
+        return super()._make_states(param, state, group, extras)

@@ -2,8 +2,9 @@
 
 from fusestep._torch_names import mirror
 from fusestep.optim import rules
+from fusestep.optim._lbfgs import LBFGS  # noqa: F401
 from fusestep.optim.rules import *  # noqa: F403
 
-KERNELS = rules.__all__  # the names that are ours
+KERNELS = [*rules.__all__, "LBFGS"]  # the names that are ours
 
 __getattr__, __dir__, __all__ = mirror("fusestep.optim", KERNELS)

@@ -8,15 +8,32 @@ from typing import Any
 import torch
 
 from fusestep._rules import Rule
-from fusestep.optim._fused import FusedStep
+from fusestep.optim import _lion
+from fusestep.optim._dense import DenseStep
+from fusestep.optim._sparse import SparseStep
 
-__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]
 
 
-class SGD(FusedStep, torch.optim.SGD):
+class SGD(DenseStep, torch.optim.SGD):
     """Gradient descent, with momentum, dampening and Nesterov. Source: :class:`torch.optim.SGD`."""
 
     _rule = Rule("sgd")
+    _takes_sparse = True
 
     def _make_states(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
         # torch makes this buffer inside its update, as a copy of the first gradient; the kernel fills it.
@@ -26,7 +43,14 @@ class SGD(FusedStep, torch.optim.SGD):
                 state["momentum_buffer"] = torch.zeros_like(param.grad)  # type: ignore[arg-type]
 
 
-class RMSprop(FusedStep, torch.optim.RMSprop):
+class Adagrad(DenseStep, torch.optim.Adagrad):
+    """Adagrad. Source: :class:`torch.optim.Adagrad`."""
+
+    _rule = Rule("adagrad")
+    _takes_sparse = True
+
+
+class RMSprop(DenseStep, torch.optim.RMSprop):
     """RMSprop, centered or not, with momentum. Source: :class:`torch.optim.RMSprop`.
 
     One departure: the centered variance is clamped at zero, where torch's rounds to a negative number
@@ -36,7 +60,13 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
     _rule = Rule("rmsprop")
 
 
-class Adam(FusedStep, torch.optim.Adam):
+class Adadelta(DenseStep, torch.optim.Adadelta):
+    """Adadelta. Source: :class:`torch.optim.Adadelta`."""
+
+    _rule = Rule("adadelta")
+
+
+class Adam(DenseStep, torch.optim.Adam):
     """Adam, with AMSGrad and decoupled weight decay as options. Source: :class:`torch.optim.Adam`."""
 
     _rule = Rule("adam")
@@ -44,3 +74,48 @@ class Adam(FusedStep, torch.optim.Adam):
 
 class AdamW(Adam, torch.optim.AdamW):
     """Adam with decoupled weight decay. Source: :class:`torch.optim.AdamW`."""
+
+
+class Adamax(DenseStep, torch.optim.Adamax):
+    """Adam with the infinity norm. Source: :class:`torch.optim.Adamax`."""
+
+    _rule = Rule("adamax")
+
+
+class NAdam(DenseStep, torch.optim.NAdam):
+    """Adam with Nesterov momentum. Source: :class:`torch.optim.NAdam`."""
+
+    _rule = Rule("nadam")
+
+
+class RAdam(DenseStep, torch.optim.RAdam):
+    """Adam with a rectified adaptive step. Source: :class:`torch.optim.RAdam`."""
+
+    _rule = Rule("radam")
+
+
+class ASGD(DenseStep, torch.optim.ASGD):
+    """Averaged stochastic gradient descent. Source: :class:`torch.optim.ASGD`."""
+
+    _rule = Rule("asgd")
+
+
+class Rprop(DenseStep, torch.optim.Rprop):
+    """Resilient backpropagation, for full batches. Source: :class:`torch.optim.Rprop`."""
+
+    _rule = Rule("rprop")
+
+
+class Lion(DenseStep, _lion.Lion):
+    """The sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
+
+    torch has no such optimizer; arguments and states are named as in :class:`torch.optim.AdamW`.
+    """
+
+    _rule = Rule("lion")
+
+
+class SparseAdam(SparseStep, torch.optim.SparseAdam):
+    """Adam for the rows that a sparse gradient has. Source: :class:`torch.optim.SparseAdam`."""
+
+    _rule = Rule("sparse_adam")

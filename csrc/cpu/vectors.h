@@ -1,0 +1,188 @@
+// Scalar products and linear combinations of many long vectors, each vector read once.
+//
+// NOTE [spans]: the elements are cut into at most kSpans spans of whole blocks, by their number alone. A
+// product is summed lane by lane within a block, then over the blocks of a span, then over the spans, so
+// its bits depend neither on the threads nor on what else the call computes. Products of floats are
+// exact in double.
+#pragma once
+
+#include "core/op_table.h"
+#include "cpu/blocks.h"
+
+FUSESTEP_TARGET_BEGIN
+
+constexpr int64_t kSpans = 256;
+constexpr int kTogether = 4;  // vectors that share a pass over their sum
+
+// Of block `b` of a vector.
+FUSESTEP_HD int block_length(int64_t count, int64_t b) {
+  const int64_t rest = count - b * kBlock;
+  return rest < kBlock ? int(rest) : kBlock;
+}
+
+inline bool any_is_f64(const View* views, int64_t count) {
+  bool any = false;
+  for (int64_t i = 0; i < count; ++i) any = any || views[i].dtype == DType::f64;
+  return any;
+}
+
+// Asks for memory that is read after the present block: hardware cannot guess which vector comes next.
+template <class T>
+FUSESTEP_HD void prefetch(const T* from, int count) {
+  for (int byte = 0; byte < count * int(sizeof(T)); byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + byte, 0, 2);
+  }
+}
+
+// Where a block lies, if it need not be copied, or else `otherwise`, somewhere harmless.
+template <class T>
+const T* place_to_prefetch(const View& view, int64_t start, const T* otherwise) {
+  return view.contiguous && view.dtype == dtype_of<T>() ? element<T>(view, start) : otherwise;
+}
+
+// Adds the scalar products of one block of `row` with C columns to sums[0 … C).
+template <int C, class T>
+void dot_block(const T* row, const T* const* columns, const T* next, int count, double* sums) {
+  using V = Pack<double>;
+  constexpr int L = V::lanes, chains = 4;
+  V sum[C][chains];
+  for (int c = 0; c < C; ++c) {
+    for (int k = 0; k < chains; ++k) sum[c][k] = V(0.0);
+  }
+  int i = 0;
+  for (; i + chains * L <= count; i += chains * L) {
+    prefetch(next + i, chains * L);
+    for (int k = 0; k < chains; ++k) {
+      const V x = load_wide(row + i + k * L);
+      for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_wide(columns[c] + i + k * L), sum[c][k]);
+    }
+  }
+  for (int k = 0; i < count; i += L, ++k) {
+    const size_t bytes = size_t(count - i < L ? count - i : L) * sizeof(T);
+    T x[L] = {}, y[L] = {};
+    memcpy(x, row + i, bytes);
+    for (int c = 0; c < C; ++c) {
+      memcpy(y, columns[c] + i, bytes);
+      sum[c][k] = mul_add(load_wide(x), load_wide(y), sum[c][k]);
+    }
+  }
+  for (int c = 0; c < C; ++c) {
+    sums[c] += sum_lanes((sum[c][0] + sum[c][1]) + (sum[c][2] + sum[c][3]));
+  }
+}
+
+// Adds the products of one block to sums[row * columns + column].
+template <class T>
+void dots_block(const DotsArgs& args, int64_t start, int count, double* sums) {
+  T* buffers = static_cast<T*>(thread_scratch(1, (1 + args.columns) * kBlock * int64_t(sizeof(T))));
+  const auto columns = static_cast<const T**>(thread_scratch(2, (args.columns + 1) * int64_t(sizeof(T*))));
+  for (int64_t j = 0; j < args.columns; ++j) {
+    columns[j] = read_block(args.b[j], start, count, buffers + (1 + j) * kBlock);
+  }
+  for (int64_t i = 0; i < args.rows; ++i) {
+    const T* row = read_block(args.a[i], start, count, buffers);
+    const T* next = i + 1 < args.rows ? place_to_prefetch(args.a[i + 1], start, row) : row;
+    double* to = sums + i * args.columns;
+    int64_t j = 0;
+    for (; j + 4 <= args.columns; j += 4) dot_block<4>(row, columns + j, next, count, to + j);
+    for (; j + 2 <= args.columns; j += 2) dot_block<2>(row, columns + j, next, count, to + j);
+    for (; j < args.columns; ++j) dot_block<1>(row, columns + j, next, count, to + j);
+  }
+}
+
+inline void dots(const DotsArgs& args) {
+  const int64_t pairs = args.rows * args.columns;
+  if (pairs == 0) return;
+  const int64_t count = args.a[0].count, blocks = blocks_of(count);
+  const int64_t spans = blocks < kSpans ? blocks : kSpans;
+  const bool wide = any_is_f64(args.a, args.rows) || any_is_f64(args.b, args.columns);
+  double* partial = static_cast<double*>(thread_scratch(0, (spans + 1) * pairs * int64_t(sizeof(double))));
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t span = begin; span < end; ++span) {
+      double* sums = partial + span * pairs;
+      for (int64_t i = 0; i < pairs; ++i) sums[i] = 0;
+      for (int64_t b = blocks * span / spans; b < blocks * (span + 1) / spans; ++b) {
+        const int64_t start = b * kBlock;
+        const int length = block_length(count, b);
+        wide ? dots_block<double>(args, start, length, sums) : dots_block<float>(args, start, length, sums);
+      }
+    }
+  };
+  parallel_for(spans, count * (args.rows + args.columns), body);
+  for (int64_t i = 0; i < pairs; ++i) args.result[i] = 0;
+  for (int64_t span = 0; span < spans; ++span) {
+    for (int64_t i = 0; i < pairs; ++i) args.result[i] += partial[span * pairs + i];
+  }
+}
+
+// sum += the sum of c[i] * x[i] over C vectors; the first call assigns.
+template <int C, class T>
+void combine_block(const T* const* x, const T* const* next, const double* c, int count, bool first,
+                   double* sum) {
+  using V = Pack<double>;
+  constexpr int L = V::lanes;
+  const auto add = [&](V total, auto&& load) {
+    for (int k = 0; k < C; ++k) {
+      const V factor = V(c[k]), value = load(x[k]);
+      total = first && k == 0 ? factor * value : mul_add(factor, value, total);
+    }
+    return total;
+  };
+  int i = 0;
+  for (; i + L <= count; i += L) {
+    for (int k = 0; k < C; ++k) prefetch(next[k] + i, L);
+    store_pack(sum + i, add(load_pack(sum + i), [&](const T* from) { return load_wide(from + i); }));
+  }
+  if (i < count) {
+    const int rest = count - i;
+    const V total = add(load_part(sum + i, rest, 0.0), [&](const T* from) {
+      T part[L] = {};
+      memcpy(part, from + i, size_t(rest) * sizeof(T));
+      return load_wide(part);
+    });
+    store_part(sum + i, total, rest);
+  }
+}
+
+template <class T>
+void combine_blocks(const CombineArgs& args, int64_t begin, int64_t end) {
+  struct Buffers {
+    double sum[kBlock];
+    T x[kTogether][kBlock];
+  };
+  Buffers& buffers = *static_cast<Buffers*>(thread_scratch(1, sizeof(Buffers)));
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t start = b * kBlock;
+    const int count = block_length(args.out.count, b);
+    for (int64_t i = 0; i < args.count; i += kTogether) {
+      const T *x[kTogether], *next[kTogether];
+      const double* c = args.coefficients + i;
+      const int together = args.count - i < kTogether ? int(args.count - i) : kTogether;
+      for (int k = 0; k < together; ++k) x[k] = read_block(args.vectors[i + k], start, count, buffers.x[k]);
+      for (int k = 0; k < together; ++k) {
+        const int64_t at = i + kTogether + k;
+        next[k] = at < args.count ? place_to_prefetch(args.vectors[at], start, x[k]) : x[k];
+      }
+      if (together == 4) combine_block<4>(x, next, c, count, i == 0, buffers.sum);
+      if (together == 3) combine_block<3>(x, next, c, count, i == 0, buffers.sum);
+      if (together == 2) combine_block<2>(x, next, c, count, i == 0, buffers.sum);
+      if (together == 1) combine_block<1>(x, next, c, count, i == 0, buffers.sum);
+    }
+    // The output may be one of the vectors, so it is written to when they have been read.
+    if (args.out.contiguous && args.out.dtype == DType::f64) {
+      memcpy(element<double>(args.out, start), buffers.sum, size_t(count) * sizeof(double));
+    } else {
+      write_block(args.out, start, count, buffers.sum);
+    }
+  }
+}
+
+inline void combine(const CombineArgs& args) {
+  const bool wide = any_is_f64(args.vectors, args.count);
+  auto body = [&](int64_t begin, int64_t end) {
+    wide ? combine_blocks<double>(args, begin, end) : combine_blocks<float>(args, begin, end);
+  };
+  parallel_for(blocks_of(args.out.count), args.out.count * (args.count + 1), body);
+}
+
+FUSESTEP_TARGET_END
