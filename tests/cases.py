@@ -218,29 +218,47 @@ RULE_OPTIONS: dict[str, list[Any]] = {
     "betas": [(0.5, 0.9)],
     "amsgrad": [True],
     "decoupled_weight_decay": [True],
+    "momentum_decay": [0.1],
+    "lr_decay": [0.1],
+    "initial_accumulator_value": [0.25],
+    "rho": [0.5],
+    "lambd": [0.05],
+    "t0": [2.0],
+    "etas": [(0.25, 2.0)],
+    "step_sizes": [(1e-3, 0.02)],
     "foreach": [False],
     "fused": [True],
 }
+# What an option needs beside it to have an effect.
+_ALONG = {
+    "dampening": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9},
+    "decoupled_weight_decay": {"weight_decay": 0.1},
+}
 # These change which implementation of torch runs, not the result; capturable is for CUDA only.
-_MODES = {"params", "capturable", "differentiable"}
+MODES = {"params", "capturable", "differentiable"}
+FLAGS = {"foreach", "fused"}
 
 
 def optimizer_names() -> list[str]:
-    """Classes of ours: one for each rule, and those that share a rule, such as AdamW."""
+    """Ours that follow a dense rule of the registry: one for each, and those that share one."""
     import fusestep.optim as optim
 
-    return list(optim.KERNELS)
+    rules = {name: getattr(getattr(optim, name), "_rule", None) for name in optim.KERNELS}
+    return [name for name, rule in rules.items() if rule is not None and not OPS[rule.op]["by_rows"]]
+
+
+def torch_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """torch's class, or a definition where torch has none."""
+    return getattr(torch.optim, name, None) or getattr(definitions, name)  # type: ignore[no-any-return]
 
 
 def rule_options(name: str) -> Iterator[dict[str, Any]]:
     """The defaults, each option alone, and combinations that add states."""
-    parameters = [p for p in inspect.signature(getattr(torch.optim, name)).parameters if p not in _MODES]
+    parameters = [p for p in inspect.signature(torch_optimizer(name)).parameters if p not in MODES]
     yield {}
     for parameter in parameters:
         for value in RULE_OPTIONS[parameter]:
-            options = {parameter: value}
-            if parameter in ("dampening", "nesterov"):
-                options["momentum"] = 0.9
-            yield options
+            yield {parameter: value, **_ALONG.get(parameter, {})}
     numbers = {"momentum": 0.9, "centered": True, "amsgrad": True, "weight_decay": 0.1, "maximize": True}
     yield {key: value for key, value in numbers.items() if key in parameters}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as torch_functional
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
@@ -75,3 +76,36 @@ def cross_entropy(
     counts = torch.where(target == ignore_index, 0, weights[target.clamp(min=0)])
     total = rows + counts * squares
     return total.sum() / counts.sum() if reduction == "mean" else _reduced(total, reduction)
+
+
+class Lion(torch.optim.Optimizer):
+    """Chen et al. 2023, algorithm 2, line by line; the decay as AdamW rounds it."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:
+        for group in self.param_groups:
+            for theta in group["params"]:
+                if theta.grad is None:
+                    continue
+                g = -theta.grad if group["maximize"] else theta.grad
+                m = self.state[theta].setdefault("exp_avg", torch.zeros_like(theta))
+                beta1, beta2 = group["betas"]
+                c = beta1 * m + (1 - beta1) * g
+                theta *= 1 - group["lr"] * group["weight_decay"]
+                parts = torch.view_as_real(c) if c.is_complex() else c
+                sign = torch.view_as_complex(parts.sign()) if c.is_complex() else parts.sign()
+                theta -= group["lr"] * sign
+                m.copy_(beta2 * m + (1 - beta2) * g)

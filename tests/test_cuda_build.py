@@ -62,16 +62,17 @@ def test_no_kernel_spills(compiled: tuple[Path, str]) -> None:
         assert (int(stores), int(loads)) == (0, 0), f"{name} spills"
 
 
-def test_plain_float32_moves_128_bits(compiled: tuple[Path, str]) -> None:
+def test_dense_float32_moves_128_bits(compiled: tuple[Path, str]) -> None:
     cuobjdump, nvdisasm = find_tool("cuobjdump"), find_tool("nvdisasm")
     if cuobjdump is None or nvdisasm is None:
         pytest.skip("needs the PyPI packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm")
     listing = run(cuobjdump, "-sass", compiled[0], path=str(nvdisasm.parent))
-    # Access::plain is the first enumerator: a template argument mangled as `AccessE0`.
-    name = re.compile(r"\w*(pointwise|update)_kernel\w*AccessE0E")
-    plain = [part for part in listing.split("Function : ") if name.match(part)]
-    assert any("pointwise_kernel" in part for part in plain)
-    assert any("update_kernel" in part for part in plain)
-    for part in plain:
-        assert "LDG.E.128" in part, part.splitlines()[0]
-        assert "STG.E.128" in part, part.splitlines()[0]
+    # Access::plain and Access::packed are the first enumerators: mangled as `AccessE0` and `AccessE1`.
+    name = re.compile(r"\w*(pointwise|update|norm)_kernel\w*AccessE[01]E")
+    kinds = set()
+    for part in listing.split("Function : "):
+        if found := name.match(part):
+            kinds.add(found[1])
+            assert "LDG.E.128" in part, part.splitlines()[0]
+            assert found[1] == "norm" or "STG.E.128" in part, part.splitlines()[0]
+    assert kinds == {"pointwise", "update", "norm"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from torch.nn import Parameter
 import fusestep.nn.functional as F
 import fusestep.numpy as fnp
 import fusestep.optim as optim
-from cases import LOSSES, MOST_DIMS, ROWWISE, loss_inputs, optimizer_names, public_name
+from cases import LOSSES, MOST_DIMS, ROWWISE, loss_inputs, optimizer_names, public_name, torch_optimizer
 from fusestep import _native
 
 BIG = 2**31
@@ -325,12 +327,12 @@ def test_constructor(name: str) -> None:
     ]
     for args, kwargs in bad:
         outcomes = []
-        for module in (torch.optim, optim):
+        for make in (getattr(torch.optim, name, torch.optim.AdamW), getattr(optim, name)):
             try:
-                getattr(module, name)(*args, **kwargs)
+                make(*args, **kwargs)
                 outcomes.append("accepted")
             except Exception as error:
-                outcomes.append(f"{type(error)}: {error}")
+                outcomes.append(f"{type(error)}: {error}".replace(make.__name__, name))
         assert outcomes[0] == outcomes[1]
 
 
@@ -405,20 +407,21 @@ def test_a_failed_first_step_leaves_no_states(name: str) -> None:
     optimizer = getattr(optim, name)(params, **options)
     for param in params:
         param.grad = torch.full((7,), 0.5)
+    fresh = {key: sorted(state) for key, state in optimizer.state.items()}
     params[2].data = torch.ones(5)
     with pytest.raises(RuntimeError):
         optimizer.step()
-    assert not any(optimizer.state.values())
+    assert fresh == {key: sorted(state) for key, state in optimizer.state.items() if state}
     assert torch.equal(params[0].detach(), torch.ones(7))
 
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_overlapping_parameter_is_refused_as_by_torch(name: str) -> None:
-    for theirs in (torch.optim, optim):
+    for make in (torch_optimizer(name), getattr(optim, name)):
         param = Parameter(torch.ones(1).expand(4))
         param.grad = torch.ones(4)
         with pytest.raises(RuntimeError, match="memory location"):
-            getattr(theirs, name)([param]).step()
+            make([param]).step()
 
 
 def test_hyper_parameters_spoiled_later() -> None:
@@ -478,8 +481,14 @@ def test_numpy_optimizers(name: str) -> None:
         (ValueError, "more than once", lambda: make([{"params": [w]}, {"params": [w]}])),
         (ValueError, "Invalid learning rate: nan", lambda: make([w], lr=float("nan"))),
         (ValueError, "Invalid learning rate: -1", lambda: make([w], lr=-1)),
-        (ValueError, "Invalid weight_decay value", lambda: make([w], weight_decay=-1)),
+        (TypeError, "unexpected keyword argument.*learning_rate", lambda: make([w], learning_rate=1)),
+        (ValueError, "Invalid ema_decay value: 1", lambda: make([w], ema_decay=1)),
+        (ValueError, "Invalid max_grad_norm value: nan", lambda: make([w], max_grad_norm=float("nan"))),
+        (ValueError, "Invalid rounding value: 'up'", lambda: make([w], rounding="up")),
     ]
+    if "weight_decay" in inspect.signature(make).parameters:
+        refused = functools.partial(make, [w], weight_decay=-1)
+        constructors.append((ValueError, "Invalid weight_decay value", refused))
     for kind, match, call in constructors:
         with pytest.raises(kind, match=match):
             call()

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,19 @@ import fusestep.nn as nn
 import fusestep.nn.functional as F
 import fusestep.numpy as fnp
 import fusestep.optim as optim
-from cases import LOSSES, OPS, POINTWISE, ROWWISE, RULES, SOFT, SOFTMAX, optimizer_names, public_name
-from fusestep import _native
+from cases import (
+    LOSSES,
+    OPS,
+    POINTWISE,
+    ROWWISE,
+    RULES,
+    SOFT,
+    SOFTMAX,
+    optimizer_names,
+    public_name,
+    torch_optimizer,
+)
+from fusestep import _extras, _native
 from toolchain import CSRC, ROOT, write_all_formulas
 
 PYTHON = ROOT / "python" / "fusestep"
@@ -138,7 +151,8 @@ def test_the_readme_lists_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from ops_table import README, generate
 
-    assert generate(README.read_text()) == README.read_text(), "run `make docs`"
+    fresh = generate(README.read_text()) == README.read_text()
+    assert fresh, "run `make docs`"
 
 
 # ---- torch's surface ----
@@ -181,9 +195,24 @@ def test_public_docstrings_say_what_they_must() -> None:
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_signatures_of_optimizers(name: str) -> None:
-    ours, theirs = getattr(optim, name), getattr(torch.optim, name)
-    assert inspect.signature(ours) == inspect.signature(theirs)
-    assert [*inspect.signature(ours.step).parameters] == [*inspect.signature(theirs.step).parameters]
+    ours, theirs = getattr(optim, name), torch_optimizer(name)
+
+    def shape(function: Any, extras: Iterable[str]) -> list[tuple[str, object, object]]:
+        parameters = inspect.signature(function).parameters.values()
+        for p in parameters:
+            assert p.name not in extras or p.kind is p.KEYWORD_ONLY
+        return [(p.name, p.kind, p.default) for p in parameters if p.name not in extras]
+
+    assert shape(ours, _extras.DEFAULTS) == shape(theirs, ())
+    assert _extras.DEFAULTS.keys() <= inspect.signature(ours).parameters.keys()
+    assert [*inspect.signature(ours.step).parameters] == ["self", "closure", "zero_grad"]
+    assert "max_grad_norm:" in ours.__doc__
+    assert "Source:" in ours.__doc__ or not hasattr(torch.optim, name)
+
+
+def test_signature_of_sparse_adam() -> None:
+    assert inspect.signature(optim.SparseAdam) == inspect.signature(torch.optim.SparseAdam)
+    assert inspect.signature(optim.SparseAdam.step).parameters.keys() == {"self", "closure"}
 
 
 def test_other_names_are_torchs_own_objects() -> None:
@@ -272,7 +301,8 @@ def test_the_stub_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from stubs import STUB, generate
 
-    assert generate() == STUB.read_text(), "run `make docs`"
+    fresh = generate() == STUB.read_text()  # compared here: pytest would take minutes to show a difference
+    assert fresh, "run `make docs`"
 
 
 def test_the_tests_pin_the_torch_they_compare_with() -> None:

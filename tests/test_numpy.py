@@ -16,7 +16,9 @@ import torch.nn.functional as torch_functional
 
 import fusestep.numpy as fnp
 from cases import (
+    FLAGS,
     LOSSES,
+    MODES,
     OPS,
     REDUCTIONS,
     SOFTMAX,
@@ -27,6 +29,7 @@ from cases import (
     ours,
     public_name,
     rule_options,
+    torch_optimizer,
 )
 from fusestep import _native
 from parity import evaluate
@@ -215,7 +218,7 @@ def test_a_state_trained_in_numpy_continues_in_torch(name: str) -> None:
     for _ in range(3):
         ours.step([np.full(10, 0.5, np.float32)])
     param = torch.nn.Parameter(torch.from_numpy(array.copy()))
-    theirs = getattr(torch.optim, name)([param])
+    theirs = torch_optimizer(name)([param])
     state = ours.state_dict()
     tensors = {i: {k: torch.tensor(v) for k, v in s.items()} for i, s in state["state"].items()}
     theirs.load_state_dict({"state": tensors, "param_groups": state["param_groups"]})
@@ -229,9 +232,13 @@ def test_a_state_trained_in_numpy_continues_in_torch(name: str) -> None:
 def test_defaults_are_torchs(name: str) -> None:
     assert name in fnp.__all__
     ours = inspect.signature(getattr(fnp, name)).parameters
-    theirs = inspect.signature(getattr(torch.optim, name)).parameters
-    assert [p for p in theirs if p in ours] == [*ours]
+    theirs = inspect.signature(torch_optimizer(name)).parameters
+    assert [p for p in theirs if p in ours] == [p for p in ours if p != "extras"]
+    assert {p for p in theirs if p not in ours} <= MODES | FLAGS
     for parameter, value in ours.items():
+        if parameter == "extras":
+            assert value.kind is value.VAR_KEYWORD
+            continue
         assert value.default == theirs[parameter].default
     rule = OPS[getattr(fnp, name)._rule.op]["class_name"]
     assert rule == name or issubclass(getattr(fnp, name), getattr(fnp, rule))
@@ -344,3 +351,27 @@ def test_an_interrupt_after_the_step_keeps_its_states(name: str, monkeypatch: py
         optimizer.step([np.ones(3)])
     assert not (array == 1).all()
     assert optimizer.state[0]
+
+
+def test_checkpoints_of_older_torch_versions() -> None:
+    """Numbers that are Python's, a buffer that is None."""
+    one = np.ones(2, np.float32)
+    state = {"step": 0, "eta": 1, "mu": 1, "ax": np.zeros(2, np.float32)}
+    optimizer = fnp.ASGD([one], lr=1, t0=1, lambd=0.1)
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": [{"params": [0]}]})
+    fresh = np.ones(2, np.float32)
+    reference = fnp.ASGD([fresh], lr=1, t0=1, lambd=0.1)
+    for _ in range(4):
+        optimizer.step([np.ones(2)])
+        reference.step([np.ones(2)])
+    np.testing.assert_allclose(one, fresh, rtol=1e-6)
+    sgd = fnp.SGD([one], momentum=0.9)
+    sgd.load_state_dict({"state": {0: {"momentum_buffer": None}}, "param_groups": [{"params": [0]}]})
+    sgd.step([np.ones(2)])
+    assert sgd.state[0]["momentum_buffer"].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [">f4", np.longdouble])
+def test_parameters_of_other_layouts_are_refused_at_once(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="native byte order"):
+        fnp.Adam([np.ones(3, dtype)])

@@ -40,10 +40,24 @@ inline std::vector<double> hyper_of(const OpInfo& info, unsigned seconds) {
     const char* name;
     double first, second;
   };
-  const std::vector<Known> of_rules = {
-      {"lr", 0.01, 0.5},   {"eps", 1e-6, 1e-3},      {"alpha", 0.9, 0.5},
-      {"beta1", 0.9, 0.5}, {"beta2", 0.99, 0.75},    {"momentum", 0.9, 0.5},
-      {"nesterov", 1, 0},  {"weight_decay", 0.1, 0}, {"decoupled_weight_decay", 1, 0}};
+  const std::vector<Known> of_rules = {{"lr", 0.01, 0.5},
+                                       {"eps", 1e-6, 1e-3},
+                                       {"alpha", 0.9, 0.5},
+                                       {"beta1", 0.9, 0.5},
+                                       {"beta2", 0.99, 0.75},
+                                       {"momentum", 0.9, 0.5},
+                                       {"nesterov", 1, 0},
+                                       {"weight_decay", 0.1, 0},
+                                       {"decoupled_weight_decay", 1, 0},
+                                       {"lr_decay", 0.1, 0},
+                                       {"rho", 0.9, 0.5},
+                                       {"lambd", 1e-3, 0},
+                                       {"t0", 1e6, 10},
+                                       {"momentum_decay", 0.004, 0.1},
+                                       {"eta_minus", 0.5, 0.9},
+                                       {"eta_plus", 1.2, 1.01},
+                                       {"step_size_min", 1e-6, 0.3},
+                                       {"step_size_max", 50, 0.4}};
   const std::vector<Known> of_losses = {{"alpha", 0.25, -1},
                                         {"beta", 0.7, 0},
                                         {"delta", 1, 0.3},
@@ -150,5 +164,6 @@ void check_pointwise(const Op& op, Report& report);
 void check_rowwise(const Op& op, Report& report);
 void check_dense(const Op& op, Report& report);
 void check_update(const Op& op, Report& report);
+void check_vectors(unsigned seed, Report& report);  // of the op table, not of the registry
 
 }  // namespace parity

@@ -1,7 +1,12 @@
 // Holds the CUDA engine, emulated, against the CPU engine, for every op of the registry. Each case runs
 // twice on the emulator, in order and in a random order of blocks and threads: the bits must not change.
-// Usage: parity [seed of the random order] [op]
+// Usage: parity [seed of the random order] [op, or "vectors"]
 #include "cases.h"
+
+static bool tell_failure(const parity::Report& report) {
+  if (!report.failure.empty()) printf("  FAILED: %s\n", report.failure.c_str());
+  return !report.failure.empty();
+}
 
 int main(int argc, char** argv) {
   using namespace parity;
@@ -24,14 +29,21 @@ int main(int argc, char** argv) {
       case Shape::update:
         check_update(op, report);
         break;
+      case Shape::vectors:
+        break;  // no op of the registry
     }
     if (op.info.domain != nullptr && report.outside == 0) report.fail("no case left the domain", "all");
     const std::string outside =
         op.info.domain == nullptr ? "" : ", " + std::to_string(report.outside) + " outside the domain";
     printf("%-32s %6d cases, largest error %.3g ulp%s\n", op.info.name, report.cases, report.worst,
            outside.c_str());
-    if (!report.failure.empty()) printf("  FAILED: %s\n", report.failure.c_str());
-    failed = failed || !report.failure.empty();
+    failed = tell_failure(report) || failed;
+  }
+  if (argc <= 2 || strcmp(argv[2], "vectors") == 0) {
+    Report report;
+    check_vectors(seed, report);
+    printf("%-32s %6d cases, largest error %.3g ulp\n", "vectors", report.cases, report.worst);
+    failed = tell_failure(report) || failed;
   }
   return failed ? 1 : 0;
 }
