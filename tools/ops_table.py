@@ -18,7 +18,8 @@ def native_rows() -> list[str]:
     rows = []
     for op, info in _native.ops().items():
         if info["shape"] == "update":
-            classes = [name for name in optim.KERNELS if getattr(optim, name)._rule.op == op]
+            rules = {name: getattr(getattr(optim, name), "_rule", None) for name in optim.KERNELS}
+            classes = [name for name, rule in rules.items() if rule is not None and rule.op == op]
             in_torch, in_numpy = ([f"`{where}{name}`" for name in classes] for where in ("optim.", ""))
         elif op in F.KERNELS:
             in_torch, in_numpy = [f"`nn.{info['class_name']}`", f"`F.{op}`"], [f"`{op}`"]
@@ -28,7 +29,8 @@ def native_rows() -> list[str]:
             name = op.removeprefix("soft_")
             in_torch, in_numpy = [f"`F.{name}` with probabilities"], [f"`{name}`"]
         rows.append(f"| {op} | {', '.join(in_torch)} | {', '.join(in_numpy)} | {DTYPES} | yes | emulated |")
-    return rows
+    # Kernels on vectors, not a formula of the registry.
+    return [*rows, f"| lbfgs | `optim.LBFGS` | `LBFGS` | {DTYPES} | yes | emulated |"]
 
 
 def torchs_rows() -> list[str]:
