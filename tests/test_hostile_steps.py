@@ -27,6 +27,7 @@ import fusestep
 import fusestep.numpy as fnp
 import fusestep.optim as optim
 from cases import DTYPES, torch_optimizer
+from peers import one, outcome, tensors, with_states
 from test_optim import NAMES, assert_same_state, make
 
 NAN, INF = float("nan"), float("inf")
@@ -43,19 +44,6 @@ def row(number: int, **values: Any) -> Any:
     return lambda test: reduce(lambda marked, mark: mark(marked), marks, test)
 
 
-def with_states(name: str) -> dict[str, Any]:
-    """Options under which the optimizer keeps states."""
-    return {"momentum": 0.9} if name == "SGD" else {}
-
-
-def outcome(function: Any, *args: Any, **options: Any) -> Any:
-    """The value, or the type of the exception."""
-    try:
-        return function(*args, **options)
-    except Exception as error:
-        return type(error)
-
-
 def close(mine: Any, right: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     torch.testing.assert_close(mine, right, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -67,21 +55,6 @@ def as_torch(name: str, script: Callable[[Any], Any], **options: Any) -> None:
         assert mine is right
     else:
         close(mine, right)
-
-
-def one(
-    value: float = 1.0, size: int = 5, dtype: torch.dtype = torch.float32, grad: float = 0.5
-) -> Parameter:
-    param = Parameter(torch.full((size,), value, dtype=dtype))
-    param.grad = torch.full_like(param, grad)
-    return param
-
-
-def tensors(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """Parameters and states, detached."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [value for p in params for value in optimizer.state.get(p, {}).values()]
-    return [t.detach() if isinstance(t, Tensor) else t for t in (*params, *states)]
 
 
 def five(name: str, **options: Any) -> tuple[list[Any], torch.optim.Optimizer]:

@@ -22,11 +22,24 @@ def clear(grads: Sequence[Tensor], filled: bool = False) -> None:
             grad.requires_grad_(False)
 
 
-def new_average(param: Tensor) -> Tensor:
-    """Wide enough for the small steps of an average, on the device of the parameter."""
-    half = param.is_floating_point() and param.element_size() == 2
-    dtype = torch.float32 if half else param.dtype
-    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+def is_half(tensor: Tensor) -> bool:
+    """Whether it is of a floating point type of 16 bits."""
+    return tensor.is_floating_point() and tensor.element_size() == 2
+
+
+def lacks_average(state: dict[str, Any]) -> bool:
+    """Or has one that torch has narrowed, loading it into a class of its own, and that would not move."""
+    return AVERAGE not in state or is_half(state[AVERAGE])
+
+
+def make_average(param: Tensor, state: dict[str, Any]) -> bool:
+    """Wide enough for the small steps of an average, on the device of the parameter. True if it is new."""
+    if AVERAGE in state:
+        state[AVERAGE] = state[AVERAGE].float()
+        return False
+    dtype = torch.float32 if is_half(param) else param.dtype
+    state[AVERAGE] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    return True
 
 
 def clipped_gradients(groups: Sequence[dict[str, Any]], extras: Sequence[Extras]) -> list[Tensor]:
@@ -78,7 +91,7 @@ def step(
 def _need_no_rounding(optimizer: torch.optim.Optimizer, extras: Sequence[Extras]) -> None:
     for group, asked in zip(optimizer.param_groups, extras, strict=True):
         for param in group["params"]:
-            if asked.rounding != "nearest" and param.is_floating_point() and param.element_size() == 2:
+            if asked.rounding != "nearest" and is_half(param):
                 raise RuntimeError(
                     f"`rounding` is {asked.rounding!r}, and the kernels cannot update a parameter of dtype "
                     f"{param.dtype} on {param.device} here; expected 'nearest'"
@@ -121,9 +134,7 @@ def _average(optimizer: Any, extras: Sequence[Extras]) -> None:
             if not asked.average or param.grad is None:
                 continue
             state = optimizer.state[param]
-            if AVERAGE in state:
-                if state[AVERAGE].element_size() == 2:  # torch has narrowed it, loading it
-                    state[AVERAGE] = state[AVERAGE].float()
-                state[AVERAGE].lerp_(param.to(state[AVERAGE].dtype), 1 - asked.decay)
+            if lacks_average(state) and make_average(param, state):
+                state[AVERAGE].copy_(param)
             else:
-                state[AVERAGE] = new_average(param).copy_(param)
+                state[AVERAGE].lerp_(param.to(state[AVERAGE].dtype), 1 - asked.decay)

@@ -219,7 +219,7 @@ class DenseStep(FusedStep):
         if keys or asked.average or asked.lost:
             states = undo.entries(self.state, params)
             first = [FIRST_STEP if keys and state.get(keys[0]) is None else 0 for state in states]
-            missing = [state for state in states if asked.average and _lacks_average(state)]
+            missing = [state for state in states if asked.average and _composed.lacks_average(state)]
             if any(first) or missing or asked.lost:
                 for state in states:
                     undo.remember(state)
@@ -245,17 +245,7 @@ _NO_EXTRAS = Extras(0.0, 0.0, None, None, "nearest")
 
 def _make_extra_states(param: Tensor, state: dict[str, Any], asked: Extras) -> int:
     """Returns FIRST_AVERAGE if the average is new."""
-    if asked.lost and param.element_size() == 2 and LOST not in state:
+    if asked.lost and _composed.is_half(param) and LOST not in state:
         state[LOST] = torch.zeros_like(param, memory_format=torch.preserve_format)
-    if not asked.average or not _lacks_average(state):
-        return 0
-    if AVERAGE in state:
-        state[AVERAGE] = state[AVERAGE].float()
-        return 0
-    state[AVERAGE] = _composed.new_average(param)
-    return FIRST_AVERAGE
-
-
-def _lacks_average(state: dict[str, Any]) -> bool:
-    """Or has one that torch has narrowed, loading it into a class of its own, and that would not move."""
-    return AVERAGE not in state or bool(state[AVERAGE].element_size() == 2)
+    new = asked.average and _composed.lacks_average(state) and _composed.make_average(param, state)
+    return FIRST_AVERAGE if new else 0
