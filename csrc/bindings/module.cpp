@@ -8,6 +8,7 @@
 #include "bindings/arrays.h"
 #include "bindings/engines.h"
 #include "bindings/loss.h"
+#include "bindings/pool.h"
 #include "bindings/update.h"
 #include "bindings/vectors.h"
 #include "cpu/threads.h"
@@ -106,6 +107,14 @@ PYBIND11_MODULE(_native, m) {
   m.def("set_num_threads", set_num_threads, py::arg("count"), "0 goes back to the runtime's setting.");
   m.def("threading", threading_runtime, "'openmp', 'pool' or 'serial'.");
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
+  m.def("pooled_like", pooled_like, py::arg("like"), py::arg("row_major") = false,
+        "Uninitialised memory like that of a tensor or array, from the pool; None where that does not pay.");
+  m.def("empty_cache", empty_pool);
+  m.def("set_cache_limit", set_pool_limit, py::arg("bytes"));
+  m.def("get_cache_limit", get_pool_limit);
+  m.def(
+      "cache_use", [] { return std::make_pair(pool_use().in_use, pool_use().idle); },
+      "Bytes of the pool that are in use, and idle.");
   m.def(
       "run",
       [](const std::string& op, const AnyTuple& operands, const AnyTuple& outputs, const AnyTuple& hyper,

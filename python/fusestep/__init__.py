@@ -11,16 +11,20 @@ import importlib
 from typing import Any
 
 from fusestep._config import get_num_threads, set_num_threads, show_config
+from fusestep._memory import cache_stats, empty_cache, set_cache_limit
 from fusestep._stats import reset_stats, stats
 from fusestep._version import __version__
 
 __all__ = [
     "__version__",
+    "cache_stats",
+    "empty_cache",
     "get_num_threads",
     "nn",
     "numpy",
     "optim",
     "reset_stats",
+    "set_cache_limit",
     "set_num_threads",
     "show_config",
     "stats",

@@ -10,13 +10,18 @@ import typing
 __all__: list[str] = [
     "OutOfRange",
     "Unsupported",
+    "cache_use",
     "combine",
     "dots",
+    "empty_cache",
+    "get_cache_limit",
     "get_num_threads",
     "isa",
     "isas",
     "ops",
+    "pooled_like",
     "run",
+    "set_cache_limit",
     "set_isa",
     "set_num_threads",
     "step",
@@ -30,6 +35,11 @@ class Unsupported(TypeError):
 class OutOfRange(IndexError, RuntimeError, ValueError):
     pass
 
+def cache_use() -> tuple[int, int]:
+    """
+    Bytes of the pool that are in use, and idle.
+    """
+
 def combine(calls: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
     """
     For each (out, coefficients, vectors): out = the sum of coefficients[i] * vectors[i].
@@ -42,6 +52,8 @@ def dots(
     out[i * len(b) + j] = the scalar product of the vectors a[i] and b[j], summed in float64.
     """
 
+def empty_cache() -> None: ...
+def get_cache_limit() -> int: ...
 def get_num_threads() -> int: ...
 def isa() -> str:
     """
@@ -56,6 +68,11 @@ def isas() -> dict[str, bool]:
 def ops() -> dict[str, dict[str, typing.Any]]:
     """
     Name, shape, hyper-parameters and states of every op, from the registry.
+    """
+
+def pooled_like(like: typing.Any, row_major: bool = False) -> typing.Any | None:
+    """
+    Uninitialised memory like that of a tensor or array, from the pool; None where that does not pay.
     """
 
 def run(
@@ -78,6 +95,7 @@ def run(
     dim: of the classes, where the target is dense.
     """
 
+def set_cache_limit(bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

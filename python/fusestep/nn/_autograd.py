@@ -16,7 +16,7 @@ from torch.utils._device import DeviceContext
 
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
-from fusestep.nn._call import FLOATING, HALF, LossCall
+from fusestep.nn._call import FLOATING, HALF, LossCall, empty_like
 from fusestep.nn._compiled import run_compiled
 
 Grads = tuple[Tensor | None, ...]  # of the operands
@@ -109,7 +109,7 @@ def _kernel(
     needs: Sequence[bool],
 ) -> Grads:
     """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1."""
-    grads = tuple([torch.empty_like(t) if need else None for t, need in zip(operands, needs, strict=True)])
+    grads = tuple([empty_like(t) if need else None for t, need in zip(operands, needs, strict=True)])
     if _DEBUG and operands[0].is_cuda:
         check_on_cpu(call, operands, weight)
     call.run(operands, weight, (loss, *grads), seed)

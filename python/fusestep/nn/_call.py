@@ -13,6 +13,17 @@ HALF = (torch.bfloat16, torch.float16)
 FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
 _OPS = _native.ops()
+_LARGE = 1 << 18  # elements; smaller ones are not worth asking the pool for
+
+
+def empty_like(tensor: Tensor, dtype: torch.dtype | None = None, row_major: bool = False) -> Tensor:
+    """As torch's, in memory of the pool where that pays; in C order if ``row_major``."""
+    ask = tensor.numel() >= _LARGE and (dtype is None or dtype is tensor.dtype)
+    pooled = _native.pooled_like(tensor, row_major) if ask else None
+    if pooled is not None:
+        return pooled
+    layout = torch.contiguous_format if row_major else torch.preserve_format
+    return torch.empty_like(tensor, dtype=dtype, memory_format=layout)
 
 
 class LossCall:
@@ -60,7 +71,7 @@ class LossCall:
         if self.reduction != "none":
             return torch.empty((), dtype=self.dtype, device=input.device)
         if not self.rows:
-            return torch.empty_like(input, dtype=self.dtype)
+            return empty_like(input, self.dtype)
         dim = 1 if input.dim() > 1 else 0
         shape = input.shape[:dim] + input.shape[dim + 1 :]
         return torch.empty(shape, dtype=self.dtype, device=input.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
 from fusestep.nn._autograd import is_batched, run_torch, why_torch
-from fusestep.nn._call import FLOATING, HALF, autocast_dtype
+from fusestep.nn._call import FLOATING, HALF, autocast_dtype, empty_like
 
 __all__ = ["log_softmax", "softmax"]
 
@@ -97,7 +97,7 @@ def _along(op: str, input: Tensor, dim: int | None, stacklevel: int, dtype: torc
 
 
 def _forward(op: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    output = torch.empty(input.shape, dtype=dtype, device=input.device)
+    output = empty_like(input, dtype, row_major=True)
     _native.run(op, (input,), (None, output), dim=dim)
     return output
 
@@ -116,7 +116,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (output,) = ctx.saved_tensors
         if not (torch.is_grad_enabled() or is_batched(grad_output)):
-            grad = torch.empty(output.shape, dtype=ctx.dtype, device=output.device)
+            grad = empty_like(output, ctx.dtype, row_major=True)
             try:
                 _native.run(f"{ctx.op}_backward", (output, grad_output), (None, grad), dim=ctx.dim)
             except _native.Unsupported as unsupported:  # of grad_output

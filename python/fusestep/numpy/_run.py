@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fusestep import _native
 from fusestep._stats import count_native
-from fusestep.numpy._arrays import Array, as_array
+from fusestep.numpy._arrays import Array, as_array, empty_like
 
 WithGrad = bool | str | Sequence[str]
 
@@ -100,7 +100,7 @@ def _call(
     wanted = _wanted(names, operands, with_grad)
     loss = np.empty(loss_shape if reduction == "none" else (), dtype)
     grads = [
-        np.empty(operand.shape, operand.dtype) if name in wanted and operand is not None else None
+        empty_like(operand) if name in wanted and operand is not None else None
         for name, operand in zip(names, operands, strict=True)
     ]
     outputs = (loss, *grads)

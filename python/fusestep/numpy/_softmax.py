@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fusestep import _native
 from fusestep._stats import count_native
-from fusestep.numpy._arrays import Array, as_array
+from fusestep.numpy._arrays import Array, as_array, empty_like
 
 __all__ = ["log_softmax", "log_softmax_backward", "softmax", "softmax_backward"]
 
@@ -102,7 +102,8 @@ def _pair(output: ArrayLike, grad_output: ArrayLike) -> tuple[Array, Array]:
 
 
 def _along(op: str, operands: tuple[Array, ...], dim: int, dtype: Any) -> Array:
-    result = np.empty(operands[0].shape, operands[0].dtype if dtype is None else dtype)
+    like = operands[0]
+    result = empty_like(like) if dtype is None else np.empty(like.shape, dtype)
     _native.run(op, operands, (None, result), dim=operator.index(dim))
     count_native(op)
     return result
