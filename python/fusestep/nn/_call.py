@@ -14,6 +14,7 @@ FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
 _OPS = _native.ops()
 _LARGE = 1 << 18  # elements; smaller ones are not worth asking the pool for
+_SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in FLOATING}
 
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None, row_major: bool = False) -> Tensor:
@@ -21,7 +22,7 @@ def empty_like(tensor: Tensor, dtype: torch.dtype | None = None, row_major: bool
     ask = tensor.numel() >= _LARGE and (dtype is None or dtype is tensor.dtype)
     pooled = _native.pooled_like(tensor, row_major) if ask else None
     if pooled is not None:
-        return pooled
+        return pooled  # type: ignore[no-any-return]
     layout = torch.contiguous_format if row_major else torch.preserve_format
     return torch.empty_like(tensor, dtype=dtype, memory_format=layout)
 
@@ -69,6 +70,8 @@ class LossCall:
     def new_loss(self, input: Tensor) -> Tensor:
         """Memory for the loss: a scalar, one element for each of the input, or one for each row."""
         if self.reduction != "none":
+            if input.is_cpu:
+                return torch.empty_like(_SCALARS[self.dtype])  # half the time of torch.empty
             return torch.empty((), dtype=self.dtype, device=input.device)
         if not self.rows:
             return empty_like(input, self.dtype)
@@ -104,9 +107,10 @@ class LossCall:
         if self.reduction == "none":
             return False
         for operand in operands:
-            if operand.dtype is torch.float16:
+            dtype = operand.dtype
+            if dtype is torch.float16:
                 return False
-            if operand.dtype is torch.bfloat16 and (operand.is_cuda or torch.compiler.is_compiling()):
+            if dtype is torch.bfloat16 and (operand.is_cuda or torch.compiler.is_compiling()):
                 return False
         return True
 
