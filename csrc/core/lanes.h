@@ -31,6 +31,13 @@ FUSESTEP_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 FUSESTEP_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 FUSESTEP_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
 FUSESTEP_HD int64_t select(bool mask, int64_t a, int64_t b) { return mask ? a : b; }
+// NaN stays NaN.
+FUSESTEP_HD float clamp(float x, float lowest, float highest) {
+  return x < lowest ? lowest : x > highest ? highest : x;
+}
+FUSESTEP_HD double clamp(double x, double lowest, double highest) {
+  return x < lowest ? lowest : x > highest ? highest : x;
+}
 FUSESTEP_HD float abs(float x) { return fabsf(x); }
 FUSESTEP_HD double abs(double x) { return fabs(x); }
 FUSESTEP_HD float sqrt(float x) { return sqrtf(x); }

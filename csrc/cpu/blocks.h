@@ -26,6 +26,35 @@ FUSESTEP_HD constexpr DType dtype_of() {
   return sizeof(T) == 8 ? DType::f64 : DType::f32;
 }
 
+// NOTE [prefetch]: the arithmetic of a formula fills the processor's window of pending instructions, so loads
+// do not run ahead of it, and hardware stops at the end of each page: memory and arithmetic would take
+// turns. Each pack therefore asks for the line of one some way ahead: of the same block, or of the next
+// one where this is a converted copy.
+constexpr int kAhead = 2048;  // bytes
+
+template <class T>
+class Prefetch {
+ public:
+  Prefetch(const View& view, int64_t start) {
+    if (!view.contiguous || !present(view)) return;
+    const int64_t size = size_of(view.dtype), ahead = view.dtype == dtype_of<T>() ? kAhead : kBlock * size;
+    at_ = static_cast<const char*>(view.data) + start * size + ahead;
+    step_ = Pack<T>::lanes * size;
+  }
+  FUSESTEP_HD void next_to_read() {
+    __builtin_prefetch(at_, 0, 3);
+    at_ += step_;
+  }
+  FUSESTEP_HD void next_to_write() {
+    __builtin_prefetch(at_, 1, 3);
+    at_ += step_;
+  }
+
+ private:
+  const char* at_ = reinterpret_cast<const char*>(&at_);  // somewhere harmless
+  int64_t step_ = 0;
+};
+
 // Calls visit(offset, at, length, stride) for each piece of a block whose elements lie `stride` apart: the
 // part of an innermost dimension that falls into it, or all of it if the view is dense.
 template <class Visit>

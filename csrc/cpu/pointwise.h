@@ -64,9 +64,17 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
   const auto read_whole = [](const T* from) { return load_pack(from); };
   const auto write_whole = [](T* to, V pack) { store_pack(to, pack); };
   const auto all = [](V pack) { return pack; };
+  Prefetch<T> first(args.operand[0], start), second(args.operand[1], start);
+  Prefetch<T> third(args.operand[N - 1], start), output(args.grad[0], start);
   int i = 0;
   for (; i + 4 * L <= count; i += 4 * L) {
-    for (int k = 0; k < 4; ++k) work(i + k * L, sum[k], read_whole, write_whole, all);
+    for (int k = 0; k < 4; ++k) {
+      first.next_to_read();
+      second.next_to_read();
+      if (N > 2) third.next_to_read();
+      if (want != Want::loss) output.next_to_write();
+      work(i + k * L, sum[k], read_whole, write_whole, all);
+    }
   }
   for (; i < count; i += L) {
     const int rest = count - i < L ? count - i : L;

@@ -117,6 +117,39 @@ FUSESTEP_HD Pack<T> abs(Pack<T> x) {
   return bit_cast<typename Pack<T>::native>(to_bits(x).v & ~to_bits(Pack<T>(sign_bit)).v);
 }
 
+// min and max of x86 give the second operand if one is NaN.
+#if defined(__AVX512F__)
+FUSESTEP_HD Pack<float> clamp(Pack<float> x, float lowest, float highest) {
+  return _mm512_min_ps(_mm512_set1_ps(highest), _mm512_max_ps(_mm512_set1_ps(lowest), x.v));
+}
+FUSESTEP_HD Pack<double> clamp(Pack<double> x, double lowest, double highest) {
+  return _mm512_min_pd(_mm512_set1_pd(highest), _mm512_max_pd(_mm512_set1_pd(lowest), x.v));
+}
+#elif defined(__AVX2__)
+FUSESTEP_HD Pack<float> clamp(Pack<float> x, float lowest, float highest) {
+  return _mm256_min_ps(_mm256_set1_ps(highest), _mm256_max_ps(_mm256_set1_ps(lowest), x.v));
+}
+FUSESTEP_HD Pack<double> clamp(Pack<double> x, double lowest, double highest) {
+  return _mm256_min_pd(_mm256_set1_pd(highest), _mm256_max_pd(_mm256_set1_pd(lowest), x.v));
+}
+#else
+template <class T>
+FUSESTEP_HD Pack<T> clamp(Pack<T> x, T lowest, T highest) {
+  x = select(x < Pack<T>(lowest), Pack<T>(lowest), x);
+  return select(x > Pack<T>(highest), Pack<T>(highest), x);
+}
+#endif
+
+#if defined(__AVX512F__)
+// x 2^n, rounded once, for a whole number n.
+FUSESTEP_HD Pack<float> scale_by_power(Pack<float> x, Pack<float> n, IntegerPack<float>) {
+  return _mm512_scalef_ps(x.v, n.v);
+}
+FUSESTEP_HD Pack<double> scale_by_power(Pack<double> x, Pack<double> n, IntegerPack<double>) {
+  return _mm512_scalef_pd(x.v, n.v);
+}
+#endif
+
 #if defined(__AVX512F__)
 FUSESTEP_HD Pack<float> sqrt(Pack<float> x) { return _mm512_sqrt_ps(x.v); }
 FUSESTEP_HD Pack<double> sqrt(Pack<double> x) { return _mm512_sqrt_pd(x.v); }

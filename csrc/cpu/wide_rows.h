@@ -59,7 +59,12 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
   const int64_t step = unroll * L, whole = classes / step * step, label_at = label / step * step;
   const auto run = [&](int64_t from, int64_t to) {
     for (int64_t c = from; c < to; c += step) {
-      for (int u = 0; u < unroll; ++u) pack_at(c + u * L, sum[u]);
+      for (int u = 0; u < unroll; ++u) {
+        __builtin_prefetch(x + classes + c + u * L, 0, 2);  // the next row; see NOTE [prefetch] in blocks.h
+        if (kept != nullptr)
+          __builtin_prefetch(reinterpret_cast<const char*>(kept + c + u * L) + kAhead, 1, 3);
+        pack_at(c + u * L, sum[u]);
+      }
     }
   };
   const auto careful_run = [&](int64_t from, int64_t to) {

@@ -16,13 +16,13 @@ struct Logit {
 
   FUSESTEP_HD explicit Logit(V x) {
     const V zero = V(scalar_of<V>(0)), one = V(scalar_of<V>(1)), e = exp(-abs(x));
-    const V large = one / (one + e), small = e / (one + e);  // σ(|x|), σ(−|x|)
+    const V large = one / (one + e), small = e * large;  // σ(|x|), σ(−|x|)
     const auto up = x > zero;
     p = select(x != x, x, select(up, large, small));
     rest = select(up, small, large);
     below = max(-x, zero);
     above = max(x, zero);
-    common = log1p(e);
+    common = detail::log_of_sum(one, e, [&](auto&&) { return large; });
   }
 
   FUSESTEP_HD V yes() const { return below + common; }  // −log p

@@ -34,8 +34,10 @@ struct CrossEntropyLoss : RowwiseLoss {
   FUSESTEP_HD V visit(V (&sum)[sums], V x, V level, V weight) const {
     const V capped = cap(x), d = capped - level, e = exp_difference(capped, level);
     sum[0] = sum[0] + e;
-    sum[1] = sum[1] + weight;
-    sum[2] = mul_add(weight, d, sum[2]);
+    if (smoothing > 0) {
+      sum[1] = sum[1] + weight;
+      sum[2] = mul_add(weight, d, sum[2]);
+    }
     return e;
   }
 

@@ -15,8 +15,8 @@ struct LogCoshLoss : PointwiseLoss {
 
   template <class V>
   FUSESTEP_HD PointwiseResult<V, 2> operator()(V input, V target) const {
-    const V d = input - target, grad = tanh(d);
-    return {log_cosh(d), {grad, -grad}};
+    const LogCosh<V> log_cosh(input - target);
+    return {log_cosh.value, {log_cosh.slope, -log_cosh.slope}};
   }
 };
 

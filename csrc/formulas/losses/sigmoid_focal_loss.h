@@ -23,10 +23,11 @@ struct SigmoidFocalLoss : PointwiseLoss {
     const V zero = V(T(0)), one = V(T(1)), unlike = one - target, tilt = unlike - target;
     const Logit<V> logit(input);
     const V p = logit.p, rest = logit.rest, b = target * logit.yes() + unlike * logit.no();
-    const V q = mul_add(p, unlike, rest * target), focus = power(q, V(gamma));
+    const V q = mul_add(p, unlike, rest * target);
+    const V less = gamma == T(2) ? q : power(q, V(gamma - T(1)));  // q^(γ−1); γ is mostly 2
+    const V focus = gamma > T(0) ? select(q == zero, zero, q * less) : power(q, V(gamma));
     // γ q^(γ−1) b; b vanishes with q, while its factor may be infinite.
-    const V slope = gamma == T(0) ? zero : V(gamma) * power(q, V(gamma - T(1))) * b;
-    const V steep = select(q > zero, slope, zero);
+    const V steep = gamma == T(0) ? zero : select(q > zero, V(gamma) * less * b, zero);
     const V a = balanced ? mul_add(V(alpha), target, V(T(1) - alpha) * unlike) : one;
     const V da = balanced ? V(alpha + alpha - T(1)) : zero;
     const V pull = p * unlike - rest * target;  // p − t

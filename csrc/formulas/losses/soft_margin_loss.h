@@ -6,6 +6,7 @@
 
 #include "core/math.h"
 #include "formulas/contracts.h"
+#include "formulas/logit.h"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -15,8 +16,8 @@ struct SoftMarginLoss : PointwiseLoss {
 
   template <class V>
   FUSESTEP_HD PointwiseResult<V, 2> operator()(V input, V target) const {
-    const V z = -(target * input), slope = sigmoid(z);
-    return {softplus(z), {-(target * slope), -(input * slope)}};
+    const Logit<V> logit(-(target * input));
+    return {logit.no(), {-(target * logit.p), -(input * logit.p)}};
   }
 };
 

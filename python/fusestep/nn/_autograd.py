@@ -16,12 +16,11 @@ from torch.utils._device import DeviceContext
 
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
-from fusestep.nn._call import FLOATING, HALF, LossCall, empty_like
+from fusestep.nn._call import FLOATING, HALF, PLAIN, LossCall, empty_like
 from fusestep.nn._compiled import run_compiled
 
 Grads = tuple[Tensor | None, ...]  # of the operands
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MAX_DIMS = 8  # of the native View, if no two dimensions can be merged
 _ENGINES = ("cpu", "cuda") if importlib.util.find_spec("fusestep._cuda") else ("cpu",)
 _DEBUG = os.environ.get("FUSESTEP_DEBUG", "") not in ("", "0")
@@ -37,7 +36,7 @@ def run_torch(op: str, reason: str, reference: Callable[..., Tensor], *operands:
 def why_torch(*operands: Tensor) -> str | None:
     """Why the kernels must not see these operands, or None."""
     for operand in operands:
-        if type(operand) not in _PLAIN:
+        if type(operand) not in PLAIN:
             return "tensor subclass" if isinstance(operand, Tensor) else "not a tensor"
     if torch._C._are_functorch_transforms_active():
         return "functorch transform"

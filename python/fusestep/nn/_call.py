@@ -9,10 +9,12 @@ from torch import Tensor
 
 from fusestep import _native
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # no subclass
 HALF = (torch.bfloat16, torch.float16)
 FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
 _OPS = _native.ops()
+
 _LARGE = 1 << 18  # elements; smaller ones are not worth asking the pool for
 _SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in FLOATING}
 
@@ -70,7 +72,7 @@ class LossCall:
     def new_loss(self, input: Tensor) -> Tensor:
         """Memory for the loss: a scalar, one element for each of the input, or one for each row."""
         if self.reduction != "none":
-            if input.is_cpu:
+            if input.is_cpu and type(input) in PLAIN:
                 return torch.empty_like(_SCALARS[self.dtype])  # half the time of torch.empty
             return torch.empty((), dtype=self.dtype, device=input.device)
         if not self.rows:
