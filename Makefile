@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
 TORCH := torch==2.13.0
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test bench lint format docs clean
 
 help:
 	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
 	@echo "make test     install into $(VENV) and run the tests"
+	@echo "make bench    install into $(VENV) and time everything against torch (ARGS=--quick: two minutes)"
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
 	@echo "make docs     rewrite what is derived: the type stub and the table of ops in README.md"
@@ -41,6 +42,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@echo "==> running the tests"
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.demo
+	@echo "==> timing losses and optimizers against torch"
+	$(BIN)/python -m bench $(ARGS)
 
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 

@@ -253,6 +253,15 @@ def torch_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     return getattr(torch.optim, name, None) or getattr(definitions, name)  # type: ignore[no-any-return]
 
 
+def bytes_per_element(name: str, options: dict[str, Any], dtype: torch.dtype = torch.float32) -> int:
+    """What one pass of a step moves: parameter and states read and written, the gradient read."""
+    import fusestep.optim as optim
+
+    optimizer = getattr(optim, name)([torch.nn.Parameter(torch.ones(1))], **options)
+    states = optimizer._rule.state_keys(optimizer.param_groups[0])
+    return (3 + 2 * len(states)) * dtype.itemsize
+
+
 def rule_options(name: str) -> Iterator[dict[str, Any]]:
     """The defaults, each option alone, and combinations that add states."""
     parameters = [p for p in inspect.signature(torch_optimizer(name)).parameters if p not in MODES]

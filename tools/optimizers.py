@@ -22,7 +22,7 @@ MARK = "<!-- table: written by `python tools/optimizers.py` -->\n"
 sys.path.insert(0, str(ROOT / "tests"))
 
 import fusestep.optim as optim  # noqa: E402
-from cases import DTYPES, optimizer_names, torch_optimizer  # noqa: E402
+from cases import DTYPES, bytes_per_element, optimizer_names, torch_optimizer  # noqa: E402
 from fusestep import _native  # noqa: E402
 
 STEPS, COUNT = 50, 20_000
@@ -101,7 +101,7 @@ def table() -> str:
         pairs = (errors(name, options, dtype) for dtype in DTYPES)
         cells = " | ".join(f"{ours:.2f} / {torchs:.2f}" for ours, torchs in pairs)
         label = name + (f" ({', '.join(options)})" if options else "")
-        lines.append(f"| {label} | {states} | {4 * (3 + 2 * states)} | {count} | {cells} |")
+        lines.append(f"| {label} | {states} | {bytes_per_element(name, options)} | {count} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
