@@ -13,8 +13,10 @@ from torch import Tensor
 from fusestep import _extras, _native
 from fusestep._extras import AVERAGE, LOST, Extras, extras_of
 from fusestep._rules import FIRST_AVERAGE, FIRST_STEP, StepGroup, Undo
+from fusestep._stats import count_native
 from fusestep.optim import _composed, _shards
-from fusestep.optim._fused import FusedStep, mark_changed, need_updatable
+from fusestep.optim._fused import FusedStep, mark_changed, may_be_capturing, need_updatable, unobserved
+from fusestep.optim._plan import Plan
 
 
 class DenseStep(FusedStep):
@@ -26,9 +28,17 @@ class DenseStep(FusedStep):
         was skipped.
     """
 
+    __slots__ = ("_plan",)  # of a native handle a pickle, a copy or vars() must see nothing
+
+    _plan: Plan
     last_grad_norm: Tensor | None = None
     _swapped = False
     _takes_sparse = False  # torch's step does
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> DenseStep:
+        self = super().__new__(cls)
+        self._plan = Plan()
+        return self
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class DenseStep(FusedStep):
             _extras.check(param_group)
         super().add_param_group(param_group)
 
+    @unobserved
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Perform a single optimization step.
 
@@ -84,7 +95,20 @@ class DenseStep(FusedStep):
         """
         if self._swapped:
             raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
+        if closure is None and not zero_grad and self._can_repeat() and self._plan.step(self):
+            count_native(self._rule.op)
+            return None
         return self._take_step(closure, zero_grad)
+
+    def _can_repeat(self) -> bool:
+        """Whether the plan of the last step may be tried: what it does not look at itself is as usual."""
+        return not (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or may_be_capturing()
+            or getattr(self, "grad_scale", None) is not None
+            or getattr(self, "found_inf", None) is not None
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load options and states, as torch does.
@@ -181,6 +205,8 @@ class DenseStep(FusedStep):
                 torch._foreach_mul_(grads, 1 / scale)
         if norm is not None:
             self.last_grad_norm = norm
+        if gradients == "kept" and not random:
+            self._plan.renew(self)
         return groups
 
     def _norm(self, extras: list[Extras], scale: float) -> tuple[Tensor | None, bool]:
@@ -191,6 +217,15 @@ class DenseStep(FusedStep):
         if any(map(_shards.is_sharded, grads)):
             return _composed.total_norm(grads) / scale, True
         return torch.empty((), dtype=torch.float64, device=grads[0].device), False
+
+    def _describe(self, group: dict[str, Any]) -> StepGroup | None:
+        """The options of a parameter group, without its parameters; None if torch must take the step."""
+        if group.get("capturable") or group.get("differentiable"):
+            return None
+        grad_scale = -1.0 if group["maximize"] else 1.0
+        extras = extras_of(group, self.defaults)
+        keys = self._rule.state_keys(group)
+        return StepGroup(self._rule.hyper(group), grad_scale, keys, [], [], [], [], extras)
 
     def _any_extras(self) -> bool:
         return any(self._extras(group) is not _NO_EXTRAS for group in self.param_groups)

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as _torchs
 
 from fusestep._rules import Rule
 from fusestep._stats import count_native, count_torch
+
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def unobserved(step: _Step) -> _Step:
+    """A ``step`` that torch's hooks and profiler see if there are any, and that costs nothing if not.
+
+    torch wraps the ``step`` of a class, unless it is marked as wrapped, when the first instance is made. One
+    that calls this from a ``step`` of its own has been wrapped there.
+    """
+    observed = torch.optim.Optimizer.profile_hook_step(step)
+
+    @functools.wraps(step)
+    def step_of(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _torchs._global_optimizer_pre_hooks
+            or _torchs._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+        if seen and type(self).step is step_of:
+            return observed(self, *args, **kwargs)
+        return step(self, *args, **kwargs)
+
+    step_of.hooked = True  # type: ignore[attr-defined]
+    return cast(_Step, step_of)
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -93,6 +123,11 @@ _check_capture: Callable[[torch.optim.Optimizer], None] = (
     getattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", None)
     or torch.optim.Optimizer._cuda_graph_capture_health_check
 )
+
+
+def may_be_capturing() -> bool:
+    """Whether a graph of a device may be captured just now, which ``_check_capture`` finds out."""
+    return torch.cuda.is_initialized() or torch.xpu.is_initialized()
 
 
 def need_updatable(params: Iterable[Tensor]) -> None:
