@@ -18,12 +18,30 @@ bool refused() {
   return false;
 }
 
-bool is_inference(PyObject* tensor) {
-  static PyObject* const name = PyUnicode_InternFromString("is_inference");
-  PyObject* answer = PyObject_CallMethodNoArgs(tensor, name);
-  if (answer == nullptr) PyErr_Clear();
-  Py_XDECREF(answer);
-  return answer != Py_False;
+// An attribute of plain tensors. Found in the class once, where it is one of those written in C.
+class Getter {
+ public:
+  explicit Getter(const char* name) : name_(PyUnicode_InternFromString(name)) {
+    PyObject* found = py::object(py::module_::import("torch").attr("Tensor").attr(name)).release().ptr();
+    if (Py_TYPE(found) == &PyGetSetDescr_Type) get_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+  }
+  // A new reference, or null with an error.
+  PyObject* operator()(PyObject* tensor) const {
+    return get_ != nullptr ? get_->get(tensor, get_->closure) : PyObject_GetAttr(tensor, name_);
+  }
+
+ private:
+  PyObject* name_;
+  PyGetSetDef* get_ = nullptr;
+};
+
+// Inference tensors have no version, and may not be updated outside of inference. Tensor.is_inference()
+// would say so too, but releases the GIL.
+bool has_version(PyObject* tensor) {
+  static const Getter version_of("_version");
+  PyObject* const version = version_of(tensor);
+  Py_XDECREF(version);
+  return version != nullptr;
 }
 
 bool same(const py::object& a, const py::object& b) { return (!a && !b) || (a && b && a.equal(b)); }
@@ -98,7 +116,7 @@ bool CachedPlan::describe_anew(Group& group, PyObject* options, const py::object
 
 bool CachedPlan::collect(PyObject* groups) {
   static PyObject* const params_key = PyUnicode_InternFromString("params");
-  static PyObject* const grad_name = PyUnicode_InternFromString("grad");
+  static const Getter grad_of("grad");
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (size_t(PyList_GET_SIZE(groups)) != groups_.size()) return false;
     PyObject* const group = PyList_GET_ITEM(groups, Py_ssize_t(g));
@@ -109,10 +127,11 @@ bool CachedPlan::collect(PyObject* groups) {
       if (PyList_GET_SIZE(list) != groups_[g].count) return false;
       PyObject* const param = Py_NewRef(PyList_GET_ITEM(list, i));
       params_.push_back(param);
-      PyObject* grad = PyObject_GetAttr(param, grad_name);
-      if (grad == nullptr) return refused();
+      PyObject* grad = is_plain(param) ? grad_of(param) : nullptr;
+      if (grad == nullptr) return PyErr_Occurred() != nullptr && refused();
       if (grad == Py_None) Py_CLEAR(grad);
       grads_.push_back(grad);
+      if (grad != nullptr && !has_version(param)) return refused();
     }
   }
   return true;
@@ -126,18 +145,18 @@ bool CachedPlan::tensors_fit() {
     const size_t number = size_t(item_of_[i]);
     Item& item = items_[number];
     void* at;
-    if (!item.param.fits(params_[i], at) || at != item.param_at || is_inference(params_[i])) return false;
+    if (!item.param->fits(params_[i], at) || at != item.param_at) return false;
     if (!gradient_fits(item, updates_[number], grads_[i])) return false;
-    elements_ += item.param.count();
+    elements_ += item.param->count();
   }
   return true;
 }
 
 bool CachedPlan::gradient_fits(Item& item, UpdateItem& update, PyObject* grad) {
   void* at;
-  if (!item.grad.fits(grad, at)) return false;
-  if (at == item.grad_at || item.grad.count() == 0) return true;
-  if (meets(written_, item.grad.extent(at))) return false;
+  if (!item.grad->fits(grad, at)) return false;
+  if (at == item.grad_at || item.grad->count() == 0) return true;
+  if (meets(written_, item.grad->extent(at))) return false;
   item.grad_at = update.grad.data = at;
   return true;
 }
@@ -166,7 +185,7 @@ bool CachedPlan::parts_fit(const Entry& entry, PyObject* state) {
     if (!PyDict_Next(state, &position, &key, &value) || key != expected.key.ptr()) return false;
     if (!expected.is_part) continue;
     void* at;
-    if (!part->layout.fits(value, at) || at != part->at) return false;
+    if (!part->layout->fits(value, at) || at != part->at) return false;
     if (hold) held_.push_back(Py_NewRef(value));
     ++part;
   }

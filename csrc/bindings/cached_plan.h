@@ -45,13 +45,13 @@ class CachedPlan {
     Py_ssize_t count = 0;  // of its parameters
   };
   struct Item {
-    Layout param, grad;
+    const Layout *param, *grad;
     void* param_at;
     const void* grad_at;  // where a gradient lay that shares no memory with what is written
     size_t group, first_part, part_count;
   };
   struct Part {  // a state or a number of an item
-    Layout layout;
+    const Layout* layout;
     void* at;
   };
   struct Key {
@@ -66,6 +66,7 @@ class CachedPlan {
   void add_group(const pybind11::tuple& step, const pybind11::dict& group, const pybind11::object& options);
   void add_item(const pybind11::tuple& step, size_t group, size_t number);
   void add_entry(Entry& entry, pybind11::handle state);
+  const Layout* layout_of(pybind11::handle tensor, bool may_be_negated);
   void finish(StepPlan& plan);
 
   bool options_fit(const OptimizerParts& parts, const pybind11::object& describe);
@@ -86,6 +87,7 @@ class CachedPlan {
   std::deque<Group> groups_;  // updates point into these
   Watched defaults_;
   std::vector<int64_t> item_of_;  // of each parameter, or -1
+  std::deque<Layout> layouts_;    // mostly the same few
   std::vector<Item> items_;
   std::vector<UpdateItem> updates_, some_;  // of all items; of those that have a gradient now
   std::vector<View> numbers_;               // of all items

@@ -48,8 +48,18 @@ void CachedPlan::add_group(const py::tuple& step, const py::dict& group, const p
 void CachedPlan::add_item(const py::tuple& step, size_t group, size_t number) {
   const py::list params = step[3], grads = step[4];
   const py::object param = params[number], grad = grads[number];
-  items_.push_back({Layout(param), Layout(grad), nullptr, nullptr, group, 0, 0});
-  items_.back().param.fits(param.ptr(), items_.back().param_at);
+  items_.push_back({layout_of(param, true), layout_of(grad, true), nullptr, nullptr, group, 0, 0});
+  items_.back().param->fits(param.ptr(), items_.back().param_at);
+}
+
+const Layout* CachedPlan::layout_of(py::handle tensor, bool may_be_negated) {
+  constexpr size_t kSearched = 16;
+  const Layout layout(tensor, may_be_negated);
+  for (size_t i = 0; i < std::min(kSearched, layouts_.size()); ++i) {
+    const Layout& other = layouts_[layouts_.size() - 1 - i];
+    if (other == layout) return &other;
+  }
+  return &layouts_.emplace_back(layout);
 }
 
 void CachedPlan::add_entry(Entry& entry, py::handle state) {
@@ -62,17 +72,18 @@ void CachedPlan::add_entry(Entry& entry, py::handle state) {
   std::vector<py::object> names = group.keys;
   if (group.average_key) names.push_back(group.average_key);
   if (group.lost_key) names.push_back(group.lost_key);
+  const size_t numbers_from = names.size();
   for (int i = 0; i < info_.number_count; ++i) names.push_back(py::str(info_.numbers[i]));
   item.first_part = parts_.size();
   for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(state)) {
     const py::object name = py::reinterpret_borrow<py::object>(key);
     if (!PyUnicode_CheckExact(key.ptr())) throw Unsupported{"a state whose name is no string"};
-    const bool is_part =
-        std::any_of(names.begin(), names.end(), [&](const auto& n) { return n.equal(name); });
-    entry.keys.push_back({name, is_part});
-    if (!is_part) continue;
-    Part& part = parts_.emplace_back(Part{Layout(value), nullptr});
-    part.layout.fits(value.ptr(), part.at);
+    const auto named = [&](const py::object& other) { return other.equal(name); };
+    const size_t at = size_t(std::find_if(names.begin(), names.end(), named) - names.begin());
+    entry.keys.push_back({name, at < names.size()});
+    if (at == names.size()) continue;
+    Part& part = parts_.emplace_back(Part{layout_of(value, at < numbers_from), nullptr});
+    part.layout->fits(value.ptr(), part.at);
     ++item.part_count;
   }
   if (item.part_count > 0) entry.param = param;

@@ -1,5 +1,7 @@
 #include "bindings/layout.h"
 
+#include <algorithm>
+
 #include "bindings/exchange.h"
 
 namespace py = pybind11;
@@ -11,7 +13,22 @@ bool same(DLDataType a, DLDataType b) { return a.code == b.code && a.bits == b.b
 
 bool same(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
 
-// Neither a subclass, which may mean something else by its memory, nor no tensor at all.
+// By the keys it dispatches on: Tensor.is_neg() would release the GIL.
+bool is_negated(PyObject* tensor) {
+  static PyObject* const has = PyUnicode_InternFromString("has");
+  static PyObject* const keys_of =
+      py::object(py::module_::import("torch._C").attr("_dispatch_keys")).release().ptr();
+  static PyObject* const negative =
+      py::object(py::module_::import("torch._C").attr("DispatchKey").attr("Negative")).release().ptr();
+  const py::object keys = py::reinterpret_steal<py::object>(PyObject_CallOneArg(keys_of, tensor));
+  PyObject* const answer = keys ? PyObject_CallMethodOneArg(keys.ptr(), has, negative) : nullptr;
+  if (answer == nullptr) PyErr_Clear();
+  Py_XDECREF(answer);
+  return answer != Py_False;
+}
+
+}  // namespace
+
 bool is_plain(PyObject* tensor) {
   static PyObject* const types[] = {
       py::object(py::module_::import("torch").attr("Tensor")).release().ptr(),
@@ -20,23 +37,13 @@ bool is_plain(PyObject* tensor) {
   return type == types[0] || type == types[1];
 }
 
-bool is_negated(PyObject* tensor) {
-  static PyObject* const name = PyUnicode_InternFromString("is_neg");
-  PyObject* answer = PyObject_CallMethodNoArgs(tensor, name);
-  if (answer == nullptr) PyErr_Clear();
-  const bool negated = answer != Py_False;
-  Py_XDECREF(answer);
-  return negated;
-}
-
-}  // namespace
-
-Layout::Layout(py::handle tensor) : api_(exchange_api_of(tensor)) {
+Layout::Layout(py::handle tensor, bool may_be_negated) : api_(exchange_api_of(tensor)) {
   if (!is_plain(tensor.ptr())) throw Unsupported{"a tensor of another class than torch's own"};
   Array array;
-  read_array(tensor, "tensor", array);
+  read_array(tensor, "tensor", array, false);
   DLTensor found;
-  if (api_ == nullptr || api_->dltensor_from_py_object_no_sync(tensor.ptr(), &found) != 0) {
+  if (!uses_exchange_api() || api_ == nullptr ||
+      api_->dltensor_from_py_object_no_sync(tensor.ptr(), &found) != 0) {
     PyErr_Clear();
     throw Unsupported{"a tensor without the exchange API"};
   }
@@ -44,15 +51,22 @@ Layout::Layout(py::handle tensor) : api_(exchange_api_of(tensor)) {
   dtype_ = found.dtype;
   device_ = found.device;
   dims_ = found.ndim;
-  may_be_negated_ = array.count == 1 || !is_row_major(array);
+  may_be_negated_ = may_be_negated && (array.count == 1 || !is_row_major(array));
   count_ = array.count;
   for (int d = 0; d < dims_; ++d) {
     shape_[d] = found.shape[d];
     shape_[dims_ + d] = found.strides[d];
   }
+  if (may_be_negated_ && is_negated(tensor.ptr())) throw Unsupported{"a tensor with its negative bit set"};
   const Extent extent = extent_of(array);
   low_ = int64_t(extent.begin - reinterpret_cast<uintptr_t>(array.data));
   high_ = int64_t(extent.end - reinterpret_cast<uintptr_t>(array.data));
+}
+
+bool Layout::operator==(const Layout& other) const {
+  return api_ == other.api_ && same(dtype_, other.dtype_) && same(device_, other.device_) &&
+         dims_ == other.dims_ && may_be_negated_ == other.may_be_negated_ &&
+         std::equal(shape_, shape_ + 2 * dims_, other.shape_);
 }
 
 bool Layout::fits(PyObject* tensor, void*& data) const {

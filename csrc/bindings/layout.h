@@ -8,14 +8,19 @@
 
 namespace fusestep {
 
+// Of one of torch's own two classes: a subclass may mean something else by its memory.
+bool is_plain(PyObject* tensor);
+
 class Layout {
  public:
   // Throws Unsupported if the tensor cannot be compared: another class than torch's own two, no exchange API,
-  // too many dimensions.
-  explicit Layout(pybind11::handle tensor);
+  // too many dimensions. `may_be_negated`: its negative bit matters.
+  Layout(pybind11::handle tensor, bool may_be_negated);
+
+  bool operator==(const Layout& other) const;
 
   // Whether `tensor` has the same layout and memory of its own; `data` is where its elements are then.
-  // Runs no Python code unless the answer is no, and leaves no error behind.
+  // Unless the answer is no, this runs no Python code and keeps the GIL. It leaves no error behind.
   bool fits(PyObject* tensor, void*& data) const;
 
   int64_t count() const { return count_; }

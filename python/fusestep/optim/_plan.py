@@ -12,12 +12,13 @@ from fusestep import _extras, _native
 from fusestep._extras import AVERAGE, LOST
 from fusestep._rules import StepGroup
 from fusestep.optim import _composed
+from fusestep.optim._fused import TORCHS
 
 if TYPE_CHECKING:
     from fusestep.optim._dense import DenseStep
 
 # What of a parameter group decides whether and how the kernels update it, beside the options of its rule.
-_OPTIONS = frozenset(("maximize", "capturable", "differentiable", *_extras.DEFAULTS))
+_OPTIONS = frozenset(("maximize", *TORCHS, *_extras.DEFAULTS))
 _EXTRAS = frozenset(_extras.DEFAULTS)
 _PATIENCE = 64
 
@@ -41,13 +42,13 @@ class Plan:
 
     def step(self, optimizer: DenseStep) -> bool:
         """Take the step; or, if anything is not as it was, leave all as it is and return False."""
-        native = self._native
+        native, groups = self._native, optimizer.param_groups
         if native is None:
             return False
         norm = None if self._clips is None else torch.empty((), dtype=torch.float64, device=self._clips)
         try:
             taken = native.step(
-                optimizer.param_groups, optimizer.state, optimizer.defaults, optimizer._describe, norm, _changed
+                groups, optimizer.state, optimizer.defaults, optimizer._describe, norm, _changed
             )
         except _native.Unsupported:
             return False
@@ -59,13 +60,16 @@ class Plan:
         return taken
 
     def renew(self, optimizer: DenseStep) -> None:
-        """Make a plan of the step that the optimizer has just taken, unless plans are of no use to it."""
+        """Make a plan of the step that the optimizer has just taken, unless plans are of no use to it.
+
+        Where none can be made, the one before is kept: things may become again what they were.
+        """
         if self._wait > 0:
             self._wait -= 1
             return
         self._pause = 0 if self._useful else min(2 * self._pause + 1, _PATIENCE)
         self._wait = self._pause
-        self._useful, self._native = False, None
+        self._useful = False
         state, groups = optimizer.state, optimizer.param_groups
         if type(state) not in (defaultdict, dict) or type(groups) is not list:
             return
