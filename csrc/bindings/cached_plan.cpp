@@ -18,31 +18,31 @@ bool refused() {
   return false;
 }
 
-// An attribute of plain tensors. Found in the class once, where it is one of those written in C.
-class Getter {
+// A property or a method without arguments of plain tensors, found in the class once.
+class Member {
  public:
-  explicit Getter(const char* name) : name_(PyUnicode_InternFromString(name)) {
+  explicit Member(const char* name) : name_(PyUnicode_InternFromString(name)) {
     PyObject* found = py::object(py::module_::import("torch").attr("Tensor").attr(name)).release().ptr();
-    if (Py_TYPE(found) == &PyGetSetDescr_Type) get_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+    if (Py_TYPE(found) == &PyGetSetDescr_Type) {
+      get_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+    } else if (Py_TYPE(found) == &PyMethodDescr_Type) {
+      PyMethodDef* const method = reinterpret_cast<PyMethodDescrObject*>(found)->d_method;
+      if (method->ml_flags == METH_NOARGS) call_ = method->ml_meth;
+    }
   }
-  // A new reference, or null with an error.
-  PyObject* operator()(PyObject* tensor) const {
+  // New references, or null with an error.
+  PyObject* get(PyObject* tensor) const {
     return get_ != nullptr ? get_->get(tensor, get_->closure) : PyObject_GetAttr(tensor, name_);
+  }
+  PyObject* call(PyObject* tensor) const {
+    return call_ != nullptr ? call_(tensor, nullptr) : PyObject_CallMethodNoArgs(tensor, name_);
   }
 
  private:
   PyObject* name_;
   PyGetSetDef* get_ = nullptr;
+  PyCFunction call_ = nullptr;
 };
-
-// Inference tensors have no version, and may not be updated outside of inference. Tensor.is_inference()
-// would say so too, but releases the GIL.
-bool has_version(PyObject* tensor) {
-  static const Getter version_of("_version");
-  PyObject* const version = version_of(tensor);
-  Py_XDECREF(version);
-  return version != nullptr;
-}
 
 bool same(const py::object& a, const py::object& b) { return (!a && !b) || (a && b && a.equal(b)); }
 
@@ -116,7 +116,7 @@ bool CachedPlan::describe_anew(Group& group, PyObject* options, const py::object
 
 bool CachedPlan::collect(PyObject* groups) {
   static PyObject* const params_key = PyUnicode_InternFromString("params");
-  static const Getter grad_of("grad");
+  static const Member grad("grad"), is_inference("is_inference");
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (size_t(PyList_GET_SIZE(groups)) != groups_.size()) return false;
     PyObject* const group = PyList_GET_ITEM(groups, Py_ssize_t(g));
@@ -127,11 +127,15 @@ bool CachedPlan::collect(PyObject* groups) {
       if (PyList_GET_SIZE(list) != groups_[g].count) return false;
       PyObject* const param = Py_NewRef(PyList_GET_ITEM(list, i));
       params_.push_back(param);
-      PyObject* grad = is_plain(param) ? grad_of(param) : nullptr;
-      if (grad == nullptr) return PyErr_Occurred() != nullptr && refused();
-      if (grad == Py_None) Py_CLEAR(grad);
-      grads_.push_back(grad);
-      if (grad != nullptr && !has_version(param)) return refused();
+      PyObject* own = is_plain(param) ? grad.get(param) : nullptr;
+      if (own == nullptr) return PyErr_Occurred() != nullptr && refused();
+      if (own == Py_None) Py_CLEAR(own);
+      grads_.push_back(own);
+      if (own == nullptr) continue;
+      PyObject* const answer = is_inference.call(param);
+      if (answer == nullptr) return refused();
+      Py_DECREF(answer);
+      if (answer != Py_False) return false;
     }
   }
   return true;
