@@ -806,3 +806,19 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 def test_child_process_repeats_the_steps_of_its_parent() -> None:
     in_new_process(FORKED)
+
+
+def test_gradient_in_the_memory_of_another_parameter_is_no_repetition() -> None:
+    params = [one(), one()]
+    optimizer = warm("Adam", *params)
+    params[1].grad = params[0].data
+    optimizer.step()
+    assert optimizer._plan.taken == 1
+
+
+def test_state_that_has_become_that_of_another() -> None:
+    param = one()
+    optimizer = warm("Adam", param)
+    optimizer.state[one()] = optimizer.state.pop(param)
+    optimizer.step()
+    assert optimizer.state[param]["step"] == 1
