@@ -23,7 +23,7 @@ from torch.nn import Parameter
 
 import fusestep
 import fusestep.optim as optim
-from fusestep import _native
+from fusestep.optim._plan import Plan
 from peers import (
     NAN,
     as_torch,
@@ -273,7 +273,7 @@ def test_interpreter_stands_still_during_a_step() -> None:
     param.grad = torch.ones_like(param)
     optimizer = optim.Adam([param])
     optimizer.step()
-    native, went_on = _native.step, []
+    native, went_on = Plan.step, []
 
     def step(*args: Any) -> Any:
         seen: list[int] = []
@@ -288,7 +288,7 @@ def test_interpreter_stands_still_during_a_step() -> None:
 
     interval = sys.getswitchinterval()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_native, "step", step)
+        patch.setattr(Plan, "step", step)
         sys.setswitchinterval(10)  # nobody is made to hand it over
         try:
             for _ in range(20):

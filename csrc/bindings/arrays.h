@@ -61,5 +61,6 @@ bool same_memory(const Array& a, const Array& b);
 
 // torch's way to announce its DLPack functions can be switched off, to test the road for torch < 2.10.
 void use_exchange_api(bool use);
+bool uses_exchange_api();
 
 }  // namespace fusestep

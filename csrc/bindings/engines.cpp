@@ -10,7 +10,7 @@ namespace py = pybind11;
 namespace fusestep {
 namespace {
 
-constexpr int64_t kWorthReleasing = 16384;  // elements; handing the GIL over costs microseconds
+constexpr int64_t kWorthReleasing = 16384;  // elements
 
 const Isa* chosen = nullptr;
 
@@ -55,10 +55,12 @@ const OpTable& engine_for(Device device) {
   return *cuda;
 }
 
+bool is_worth_releasing(int64_t work) { return work >= kWorthReleasing; }
+
 Launch::Launch(py::handle object, const Array& array, Shape shape, int64_t count, int64_t work)
     : table_(engine_for(array.device)),
       on_cuda_(array.device == Device::cuda),
-      release_gil_(work >= kWorthReleasing) {
+      release_gil_(is_worth_releasing(work)) {
   if (!on_cuda_) return;
   const DLPackExchangeAPI* api = exchange_api_of(object);
   if (api == nullptr || api->current_work_stream == nullptr || api->managed_tensor_allocator == nullptr) {

@@ -16,6 +16,9 @@ void set_isa(const std::string& name);  // ValueError if unknown or not supporte
 // The CUDA engine is the module `_cuda`, imported at the first CUDA tensor.
 const OpTable& engine_for(Device device);
 
+// Whether the GIL is released for the work; handing it over costs microseconds.
+bool is_worth_releasing(int64_t work);
+
 // For the time of one kernel call. On CUDA: makes the array's device current, finds the caller's stream
 // and borrows a workspace from the caller's allocator. Releases the GIL if the work is worth it.
 class Launch {

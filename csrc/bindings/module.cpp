@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/arrays.h"
+#include "bindings/cached_plan.h"
 #include "bindings/engines.h"
 #include "bindings/loss.h"
 #include "bindings/pool.h"
@@ -146,6 +147,34 @@ PYBIND11_MODULE(_native, m) {
       "gradients,\n"
       "or with it. seed: of stochastic rounding. Returns whether the gradients were written as wanted; they\n"
       "are kept if any share memory.");
+  py::class_<CachedPlan>(m, "CachedPlan",
+                         "A step that has been taken once, to be repeated while nothing has changed.\n"
+                         "steps: a StepGroup for each group, with those of its parameters that have states, "
+                         "and as\n"
+                         "gradient, where there is none, the parameter. group_keys, default_keys: what of "
+                         "the options matters.")
+      .def(py::init([](const std::string& op, const py::typing::Iterable<AnyTuple>& steps,
+                       const py::object& groups, const py::object& state, const py::object& defaults,
+                       const py::object& group_keys, const py::object& default_keys) {
+             const int index = find_op(op, true);
+             return new CachedPlan(kOps[index], index, steps, {groups, state, defaults}, group_keys,
+                                   default_keys);
+           }),
+           py::arg("op"), py::arg("steps"), py::arg("groups"), py::arg("state"), py::arg("defaults"),
+           py::arg("group_keys"), py::arg("default_keys"))
+      .def(
+          "step",
+          [](CachedPlan& plan, const py::object& groups, const py::object& state, const py::object& defaults,
+             const py::object& describe, const py::object& norm, const py::object& changed) {
+            return plan.step({groups, state, defaults}, describe, norm, changed);
+          },
+          py::arg("groups"), py::arg("state"), py::arg("defaults"), py::arg("describe"), py::arg("norm"),
+          py::arg("changed"),
+          "Take the step, or return False with nothing written. describe: makes a StepGroup without "
+          "parameters\n"
+          "of a group whose options have changed, or None if torch must take the step. changed: called with "
+          "the\n"
+          "parameters that were updated.");
   m.def(
       "dots", [](const AnyVectors& a, const AnyVectors& b, const py::object& out) { run_dots(a, b, out); },
       py::arg("a"), py::arg("b"), py::arg("out"),

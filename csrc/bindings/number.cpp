@@ -65,4 +65,9 @@ bool Number::extent(Extent& extent) const {
   return true;
 }
 
+bool Number::view(View& view) const {
+  view = view_;
+  return kind_ == Kind::array;
+}
+
 }  // namespace fusestep

@@ -16,6 +16,7 @@ class Number {
   void store() const;
   // Where it lies, if it is an array of the host.
   bool extent(Extent& extent) const;
+  bool view(View& view) const;
 
  private:
   enum class Kind {

@@ -172,6 +172,7 @@ void read_torch(py::handle from, const char* name, Array& array) {
 }  // namespace
 
 void use_exchange_api(bool use) { exchange_api_wanted = use; }
+bool uses_exchange_api() { return exchange_api_wanted; }
 
 void read_array(py::handle object, const char* name, Array& array, bool may_be_negated) {
   if (exchange_api_wanted) {

@@ -18,31 +18,6 @@ Rounding rounding_of(const std::string& name) {
   throw py::value_error("`rounding` must be \"nearest\", \"stochastic\" or \"kahan\", got \"" + name + "\"");
 }
 
-void read_group(const OpInfo& info, const py::tuple& from, StepGroup& group) {
-  const py::tuple hyper = from[0];
-  if (int(hyper.size()) != info.hyper_count || info.hyper_count > kMaxHyper) {
-    throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
-                          " hyper-parameters, got " + std::to_string(hyper.size()));
-  }
-  for (size_t i = 0; i < hyper.size(); ++i) group.hyper[i] = py::cast<double>(hyper[i]);
-  group.grad_scale = py::cast<double>(from[1]);
-  for (const py::handle key : py::tuple(from[2])) {
-    const std::string name = py::cast<std::string>(key);
-    const auto end = info.states + info.state_count;
-    const auto at = std::find(info.states, end, name);
-    if (at == end) throw py::key_error(std::string(info.name) + " keeps no state `" + name + "`");
-    group.state_at[group.keys.size()] = int(at - info.states);
-    group.keys.push_back(py::reinterpret_borrow<py::object>(key));
-  }
-  if (from[7].is_none()) return;
-  const py::tuple extras = from[7];
-  group.max_norm = py::cast<double>(extras[0]);
-  group.decay = py::cast<double>(extras[1]);
-  if (!extras[2].is_none()) group.average_key = extras[2];
-  if (!extras[3].is_none()) group.lost_key = extras[3];
-  group.rounding = rounding_of(py::cast<std::string>(extras[4]));
-}
-
 void need_tensor(const OpInfo& info, const Array& array, const char* name, const Array& param) {
   if (!is_floating(array.dtype)) throw Unsupported{"`" + std::string(name) + "` is not floating point"};
   if (array.device != param.device || array.device_index != param.device_index) {
@@ -83,6 +58,31 @@ bool share_memory(std::vector<Extent>& extents) {
 }
 
 }  // namespace
+
+void read_group(const OpInfo& info, const py::tuple& from, StepGroup& group) {
+  const py::tuple hyper = from[0];
+  if (int(hyper.size()) != info.hyper_count || info.hyper_count > kMaxHyper) {
+    throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
+                          " hyper-parameters, got " + std::to_string(hyper.size()));
+  }
+  for (size_t i = 0; i < hyper.size(); ++i) group.hyper[i] = py::cast<double>(hyper[i]);
+  group.grad_scale = py::cast<double>(from[1]);
+  for (const py::handle key : py::tuple(from[2])) {
+    const std::string name = py::cast<std::string>(key);
+    const auto end = info.states + info.state_count;
+    const auto at = std::find(info.states, end, name);
+    if (at == end) throw py::key_error(std::string(info.name) + " keeps no state `" + name + "`");
+    group.state_at[group.keys.size()] = int(at - info.states);
+    group.keys.push_back(py::reinterpret_borrow<py::object>(key));
+  }
+  if (from[7].is_none()) return;
+  const py::tuple extras = from[7];
+  group.max_norm = py::cast<double>(extras[0]);
+  group.decay = py::cast<double>(extras[1]);
+  if (!extras[2].is_none()) group.average_key = extras[2];
+  if (!extras[3].is_none()) group.lost_key = extras[3];
+  group.rounding = rounding_of(py::cast<std::string>(extras[4]));
+}
 
 StepPlan::StepPlan(const OpInfo& info, const py::iterable& groups, uint64_t seed) : info_(info), seed_(seed) {
   for (const py::handle from : groups) {
@@ -257,6 +257,15 @@ bool StepPlan::gradients_are_apart() const {
   all.insert(all.end(), params_.begin(), params_.end());
   all.insert(all.end(), others_.begin(), others_.end());
   return !share_memory(all);
+}
+
+std::vector<Extent> StepPlan::written() const {
+  std::vector<Extent> all = params_;
+  all.insert(all.end(), others_.begin(), others_.end());
+  const auto is_empty = [](const Extent& extent) { return extent.begin == extent.end; };
+  all.erase(std::remove_if(all.begin(), all.end(), is_empty), all.end());
+  if (share_memory(all)) throw Unsupported{"parameters and states share memory"};
+  return all;
 }
 
 }  // namespace fusestep

@@ -28,6 +28,9 @@ struct StepGroup {
   Rounding rounding = Rounding::nearest;
 };
 
+// From a StepGroup of python/fusestep/_rules.py, of which the lists are not read.
+void read_group(const OpInfo& info, const pybind11::tuple& from, StepGroup& group);
+
 class StepPlan {
  public:
   StepPlan(const OpInfo& info, const pybind11::iterable& groups, uint64_t seed);
@@ -44,6 +47,8 @@ class StepPlan {
   // Whether each gradient is an array of its own, which may be written while others are read. Throws if
   // one cannot be written at all.
   bool gradients_are_apart() const;
+  // Parameters, states and numbers, in order. Throws Unsupported if any share memory.
+  std::vector<Extent> written() const;
 
  private:
   void read_item(const StepGroup& group, const pybind11::tuple& lists, size_t i);

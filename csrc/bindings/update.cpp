@@ -2,7 +2,6 @@
 
 #include <stdexcept>
 
-#include "bindings/engines.h"
 #include "bindings/step_plan.h"
 
 namespace py = pybind11;
@@ -17,17 +16,18 @@ Gradients gradients_of(const std::string& name) {
   throw py::value_error("`gradients` must be \"kept\", \"unscaled\" or \"cleared\", got \"" + name + "\"");
 }
 
-double* norm_of(const py::object& object, const StepPlan& plan) {
+}  // namespace
+
+double* norm_of(const py::object& object, Device device) {
+  if (object.is_none()) return nullptr;
   Array norm;
   read_array(object, "norm", norm, false);
-  if (norm.dtype != DType::f64 || norm.count != 1 || !norm.writeable || norm.device != plan.first.device) {
+  if (norm.dtype != DType::f64 || norm.count != 1 || !norm.writeable || norm.device != device) {
     throw py::value_error("`norm` must be a single float64 on the device of the parameters, got " +
                           describe(norm));
   }
   return static_cast<double*>(norm.data);
 }
-
-}  // namespace
 
 bool run_step(const OpInfo& info, int op, const StepCall& call) {
   StepPlan plan(info, call.groups, call.seed);
@@ -45,16 +45,12 @@ bool run_step(const OpInfo& info, int op, const StepCall& call) {
                   nullptr};
   const bool apart = wanted != Gradients::kept && plan.gradients_are_apart();
   if (apart) args.gradients = wanted;
-  double* const norm = call.norm.is_none() ? nullptr : norm_of(call.norm, plan);
+  double* const norm = norm_of(call.norm, plan.first.device);
   args.norm = norm;
-  Launch launch(plan.first_param, plan.first, Shape::update, args.count, plan.elements);
-  args.stream = launch.stream();
-  if (norm != nullptr && !call.norm_is_known) {
-    launch.run([&] { launch.table().norm({args.items, args.count, norm, args.stream, launch.workspace()}); });
-  }
-  for (const Number& number : plan.numbers) number.store();
-  launch.run([&] { launch.table().kernels[op].update(args); });
-  launch.check(info.name);
+  launch_step({info, op, plan.first_param, plan.first, plan.elements}, args,
+              call.norm_is_known ? nullptr : norm, [&] {
+                for (const Number& number : plan.numbers) number.store();
+              });
   return apart || wanted == Gradients::kept;
 }
 

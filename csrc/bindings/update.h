@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "bindings/engines.h"
 #include "formulas/catalog.h"
 
 namespace fusestep {
@@ -19,5 +20,32 @@ struct StepCall {
 
 // Whether the gradients were written as wanted; they were not if any share memory.
 bool run_step(const OpInfo& info, int op, const StepCall& call);
+
+// The memory of a float64 for the norm, null if `object` is None.
+double* norm_of(const pybind11::object& object, Device device);
+
+// Where and how a step runs: on the device of its first parameter.
+struct StepLaunch {
+  const OpInfo& info;
+  int op;
+  pybind11::handle param;
+  const Array& first;
+  int64_t elements;
+};
+
+// `unknown_norm`: where the norm goes that has to be found first, or null. `store`: puts down the numbers
+// of the step, once nothing can fail any more.
+template <class Store>
+void launch_step(const StepLaunch& step, UpdateArgs args, double* unknown_norm, Store&& store) {
+  Launch launch(step.param, step.first, Shape::update, args.count, step.elements);
+  const OpTable& table = launch.table();
+  args.stream = launch.stream();
+  if (unknown_norm != nullptr) {
+    launch.run([&] { table.norm({args.items, args.count, unknown_norm, args.stream, launch.workspace()}); });
+  }
+  store();
+  launch.run([&] { table.kernels[step.op].update(args); });
+  launch.check(step.info.name);
+}
 
 }  // namespace fusestep

@@ -3,6 +3,10 @@
 // it is in the cache.
 #pragma once
 
+#include <string.h>
+
+#include <new>
+
 #include "core/op_table.h"
 #include "core/rounding.h"
 #include "cpu/blocks.h"
@@ -152,20 +156,54 @@ void update_block(const F& formula, const UpdateItem& item, const UpdateBlock& b
   if (gradients != Gradients::kept) write_gradients(item, block, gradients, g, buffers.other);
 }
 
+// The formula of the item before, if this one's is the same: of tensors that are stepped together it mostly
+// is, and for a small one its powers take longer than the elements.
+template <class F>
+class LastFormula {
+ public:
+  LastFormula() {}
+  const F& of(const UpdateItem& item) {
+    if (hyper_ != item.hyper || memcmp(number_, item.number, sizeof(number_)) != 0) {
+      new (&formula_) F(item.hyper, item.number);
+      hyper_ = item.hyper;
+      memcpy(number_, item.number, sizeof(number_));
+    }
+    return formula_;
+  }
+
+ private:
+  static_assert(std::is_trivially_destructible<F>(), "a formula is a few numbers");
+  const double* hyper_ = nullptr;
+  Count number_[F::numbers.size > 0 ? F::numbers.size : 1];
+  union {
+    F formula_;
+  };
+};
+
+// What a thread keeps from item to item.
+template <template <class> class F>
+struct UpdateThread {
+  const UpdateArgs& args;
+  void* buffers;
+  LastFormula<F<float>> narrow{};
+  LastFormula<F<double>> wide{};
+};
+
 // Instantiates the loop for each set of states that options can ask for.
 template <class T, class F, unsigned Subset = optional_states<F>>
 void update_present(unsigned present, const UpdateArgs& args, const UpdateItem& item, int64_t begin,
-                    int64_t end, UpdateBuffers<T>& buffers) {
+                    int64_t end, LastFormula<F>& last, void* buffers) {
   constexpr unsigned all = (1u << F::states.size) - 1, here = (all & ~optional_states<F>) | Subset;
   if (present == here) {
-    const F formula(item.hyper, item.number);
+    const F formula = last.of(item);
     const bool clipped = args.norm != nullptr && item.max_norm > 0;
     const T scale = T(item.grad_scale * (clipped ? clip_factor(*args.norm, item.max_norm) : 1));
     for (int64_t b = begin; b < end; ++b) {
-      update_block<T, here>(formula, item, block_at(item, b), scale, args.gradients, buffers);
+      update_block<T, here>(formula, item, block_at(item, b), scale, args.gradients,
+                            *static_cast<UpdateBuffers<T>*>(buffers));
     }
   } else if constexpr (Subset != 0) {
-    update_present<T, F, (Subset - 1) & optional_states<F>>(present, args, item, begin, end, buffers);
+    update_present<T, F, (Subset - 1) & optional_states<F>>(present, args, item, begin, end, last, buffers);
   }
 }
 
@@ -175,7 +213,13 @@ struct Update {
   static_assert(F<float>::states.size <= kMaxStates, "raise kMaxStates in core/op_table.h");
   static_assert(F<float>::numbers.size <= kMaxNumbers, "raise kMaxNumbers in core/op_table.h");
 
-  static void blocks(const UpdateArgs& args, const UpdateItem& item, int64_t begin, int64_t end) {
+  using Thread = UpdateThread<F>;
+
+  static Thread thread_of(const UpdateArgs& args) {
+    return {args, thread_scratch(1, sizeof(UpdateBuffers<double>))};
+  }
+
+  static void blocks(Thread& thread, const UpdateItem& item, int64_t begin, int64_t end) {
     unsigned mask = 0;
     bool wide = item.param.dtype == DType::f64 || item.grad.dtype == DType::f64;
     for (int k = 0; k < F<float>::states.size; ++k) {
@@ -183,13 +227,10 @@ struct Update {
       mask |= 1u << k;
       wide = wide || item.state[k].dtype == DType::f64;
     }
-    void* buffers = thread_scratch(1, sizeof(UpdateBuffers<double>));
     if (wide) {
-      update_present<double, F<double>>(mask, args, item, begin, end,
-                                        *static_cast<UpdateBuffers<double>*>(buffers));
+      update_present<double, F<double>>(mask, thread.args, item, begin, end, thread.wide, thread.buffers);
     } else {
-      update_present<float, F<float>>(mask, args, item, begin, end,
-                                      *static_cast<UpdateBuffers<float>*>(buffers));
+      update_present<float, F<float>>(mask, thread.args, item, begin, end, thread.narrow, thread.buffers);
     }
   }
 
@@ -197,7 +238,10 @@ struct Update {
     if (args.in_order) {
       for (int64_t i = 0; i < args.count; ++i) {
         const UpdateItem& item = args.items[i];
-        auto body = [&](int64_t begin, int64_t end) { blocks(args, item, begin, end); };
+        auto body = [&](int64_t begin, int64_t end) {
+          Thread thread = thread_of(args);
+          blocks(thread, item, begin, end);
+        };
         parallel_for(blocks_of(item), elements_of(item), body);
       }
       return;
@@ -208,11 +252,12 @@ struct Update {
       elements += elements_of(args.items[i]);
     }
     auto body = [&](int64_t begin, int64_t end) {
+      Thread thread = thread_of(args);
       int64_t at = 0;  // number of the first block of the item
       for (int64_t i = 0; i < args.count && at < end; ++i) {
         const int64_t size = blocks_of(args.items[i]);
         const int64_t from = begin > at ? begin - at : 0, to = end - at < size ? end - at : size;
-        if (from < to) blocks(args, args.items[i], from, to);
+        if (from < to) blocks(thread, args.items[i], from, to);
         at += size;
       }
     };

@@ -8,6 +8,7 @@ import collections.abc
 import typing
 
 __all__: list[str] = [
+    "CachedPlan",
     "OutOfRange",
     "Unsupported",
     "cache_use",
@@ -34,6 +35,37 @@ class Unsupported(TypeError):
 
 class OutOfRange(IndexError, RuntimeError, ValueError):
     pass
+
+class CachedPlan:
+    """
+    A step that has been taken once, to be repeated while nothing has changed.
+    steps: a StepGroup for each group, with those of its parameters that have states, and as
+    gradient, where there is none, the parameter. group_keys, default_keys: what of the options matters.
+    """
+    def __init__(
+        self,
+        op: str,
+        steps: collections.abc.Iterable[tuple[typing.Any, ...]],
+        groups: typing.Any,
+        state: typing.Any,
+        defaults: typing.Any,
+        group_keys: typing.Any,
+        default_keys: typing.Any,
+    ) -> None: ...
+    def step(
+        self,
+        groups: typing.Any,
+        state: typing.Any,
+        defaults: typing.Any,
+        describe: typing.Any,
+        norm: typing.Any,
+        changed: typing.Any,
+    ) -> bool:
+        """
+        Take the step, or return False with nothing written. describe: makes a StepGroup without parameters
+        of a group whose options have changed, or None if torch must take the step. changed: called with the
+        parameters that were updated.
+        """
 
 def cache_use() -> tuple[int, int]:
     """

@@ -84,6 +84,11 @@ class Rule:
                 values.append(float(group[name]))
         return tuple(values)
 
+    def options(self) -> frozenset[str]:
+        """The keys of a parameter group that decide how the rule updates."""
+        hyper = (_IN_TUPLE[name][0] if name in _IN_TUPLE else name for name in self._hyper)
+        return frozenset((*hyper, *(option for _, option in self._states if option)))
+
     def start(self, name: str, group: Mapping[str, Any]) -> float:
         """What a number or a state of the rule starts at."""
         text = self._starts_at[name]

@@ -13,8 +13,17 @@ from torch import Tensor
 from fusestep import _extras, _native
 from fusestep._extras import AVERAGE, LOST, Extras, extras_of
 from fusestep._rules import FIRST_AVERAGE, FIRST_STEP, StepGroup, Undo
+from fusestep._stats import count_native
 from fusestep.optim import _composed, _shards
-from fusestep.optim._fused import FusedStep, mark_changed, need_updatable
+from fusestep.optim._fused import (
+    FusedStep,
+    check_capture,
+    mark_changed,
+    need_updatable,
+    unobserved,
+    why_torch,
+)
+from fusestep.optim._plan import Plan
 
 
 class DenseStep(FusedStep):
@@ -26,9 +35,17 @@ class DenseStep(FusedStep):
         was skipped.
     """
 
+    __slots__ = ("_plan",)  # of a native handle a pickle, a copy or vars() must see nothing
+
+    _plan: Plan
     last_grad_norm: Tensor | None = None
     _swapped = False
     _takes_sparse = False  # torch's step does
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> DenseStep:
+        self = super().__new__(cls)
+        self._plan = Plan()
+        return self
 
     def __init__(
         self,
@@ -66,6 +83,7 @@ class DenseStep(FusedStep):
             _extras.check(param_group)
         super().add_param_group(param_group)
 
+    @unobserved
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Perform a single optimization step.
 
@@ -84,7 +102,17 @@ class DenseStep(FusedStep):
         """
         if self._swapped:
             raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
+        if closure is None and not zero_grad and self._can_repeat() and self._plan.step(self):
+            count_native(self._rule.op)
+            return None
         return self._take_step(closure, zero_grad)
+
+    def _can_repeat(self) -> bool:
+        """Whether the plan of the last step may be tried, which does not look at any of these."""
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+            return False
+        check_capture(self)
+        return getattr(self, "grad_scale", None) is None and getattr(self, "found_inf", None) is None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load options and states, as torch does.
@@ -181,6 +209,8 @@ class DenseStep(FusedStep):
                 torch._foreach_mul_(grads, 1 / scale)
         if norm is not None:
             self.last_grad_norm = norm
+        if gradients == "kept" and not random:
+            self._plan.renew(self)
         return groups
 
     def _norm(self, extras: list[Extras], scale: float) -> tuple[Tensor | None, bool]:
@@ -191,6 +221,15 @@ class DenseStep(FusedStep):
         if any(map(_shards.is_sharded, grads)):
             return _composed.total_norm(grads) / scale, True
         return torch.empty((), dtype=torch.float64, device=grads[0].device), False
+
+    def _describe(self, group: dict[str, Any]) -> StepGroup | None:
+        """The options of a parameter group, without its parameters; None if torch must take the step."""
+        return None if why_torch(group) else self._described(group, self._extras(group), 1.0)
+
+    def _described(self, group: dict[str, Any], asked: Extras, factor: float) -> StepGroup:
+        keys, hyper = self._rule.state_keys(group), self._rule.hyper(group)
+        grad_scale = -factor if group["maximize"] else factor
+        return StepGroup(hyper, grad_scale, keys, [], [], [], [], None if asked is _NO_EXTRAS else asked)
 
     def _any_extras(self) -> bool:
         return any(self._extras(group) is not _NO_EXTRAS for group in self.param_groups)
@@ -203,8 +242,8 @@ class DenseStep(FusedStep):
         """The parameters of a group that have gradients, with states."""
         params = [param for param in group["params"] if param.grad is not None]
         need_updatable(params)
-        keys = self._rule.state_keys(group)
-        hyper = self._rule.hyper(group)
+        step = self._described(group, asked, factor)
+        keys = step.state_keys
         grads = [param.grad for param in params]
         if any(grad.layout is not torch.strided for grad in grads):
             if not self._takes_sparse:
@@ -212,8 +251,6 @@ class DenseStep(FusedStep):
                     undo.remember(state)
                 self._make_states(group, params)  # which refuses them, in torch's words
             raise _native.Unsupported("sparse gradient")
-        grad_scale = -factor if group["maximize"] else factor
-        extras = None if asked is _NO_EXTRAS else asked
         states: list[Any] = [{}] * len(params)  # torch leaves no entry where nothing is kept
         first = [0] * len(params)
         if keys or asked.average or asked.lost:
@@ -232,7 +269,7 @@ class DenseStep(FusedStep):
                 ]
         if any(map(_shards.is_sharded, params)):
             params, grads, states = _shards.local(params, grads, states)
-        return StepGroup(hyper, grad_scale, keys, params, grads, states, first, extras)
+        return step._replace(params=params, grads=grads, states=states, first=first)
 
     def _make_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """By torch's own code, so that keys, dtypes and order are its own. It wants lists to fill."""

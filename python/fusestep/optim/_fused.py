@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as _torchs
 
 from fusestep._rules import Rule
 from fusestep._stats import count_native, count_torch
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def unobserved(step: _Step) -> _Step:
+    """A ``step`` that torch's hooks and profiler see if there are any, and that costs nothing if not.
+
+    torch wraps the ``step`` of a class, unless it is marked as hooked, when the first instance is made. A
+    subclass with a ``step`` of its own, which calls this one, has been wrapped there.
+    """
+    observed = torch.optim.Optimizer.profile_hook_step(step)
+    wrapper = observed.__code__  # all that torch has wrapped run this
+
+    @functools.wraps(step)
+    def step_of(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _torchs._global_optimizer_pre_hooks
+            or _torchs._global_optimizer_post_hooks
+            or torch._C._autograd._profiler_enabled()
+        )
+        if seen and getattr(type(self).step, "__code__", None) is not wrapper:
+            return observed(self, *args, **kwargs)
+        return step(self, *args, **kwargs)
+
+    step_of.hooked = True  # type: ignore[attr-defined]
+    return cast(_Step, step_of)
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -41,9 +71,8 @@ class FusedStep(torch.optim.Optimizer):
     def _why_torch(self) -> str | None:
         """What no parameter needs to be looked at for."""
         for group in self.param_groups:
-            for option in ("capturable", "differentiable"):
-                if group.get(option):
-                    return option
+            if option := why_torch(group):
+                return option
         if torch._C._len_torch_dispatch_stack():
             return "dispatch mode"
         return None
@@ -93,6 +122,20 @@ _check_capture: Callable[[torch.optim.Optimizer], None] = (
     getattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", None)
     or torch.optim.Optimizer._cuda_graph_capture_health_check
 )
+
+
+TORCHS = ("capturable", "differentiable")  # options that the kernels do not have
+
+
+def why_torch(group: dict[str, Any]) -> str | None:
+    """Which of the options of a parameter group torch must take the step for."""
+    return next((option for option in TORCHS if group.get(option)), None)
+
+
+def check_capture(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse to be captured in a graph, as torch does; at no cost where no device is in use."""
+    if torch.cuda.is_initialized() or torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        _check_capture(optimizer)
 
 
 def need_updatable(params: Iterable[Tensor]) -> None:
