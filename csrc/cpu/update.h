@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#include <new>
-
 #include "core/op_table.h"
 #include "core/rounding.h"
 #include "cpu/blocks.h"
@@ -164,7 +162,7 @@ class LastFormula {
   LastFormula() {}
   const F& of(const UpdateItem& item) {
     if (hyper_ != item.hyper || memcmp(number_, item.number, sizeof(number_)) != 0) {
-      new (&formula_) F(item.hyper, item.number);
+      formula_ = F(item.hyper, item.number);
       hyper_ = item.hyper;
       memcpy(number_, item.number, sizeof(number_));
     }
@@ -172,7 +170,7 @@ class LastFormula {
   }
 
  private:
-  static_assert(std::is_trivially_destructible<F>(), "a formula is a few numbers");
+  static_assert(std::is_trivially_copyable<F>(), "a formula is a few numbers");
   const double* hyper_ = nullptr;
   Count number_[F::numbers.size > 0 ? F::numbers.size : 1];
   union {
