@@ -45,8 +45,8 @@ def unobserved(step: _Step) -> _Step:
 class FusedStep(torch.optim.Optimizer):
     """Mixed in before an optimizer class of torch, replaces its ``step``.
 
-    Nothing is cached between steps: parameters, gradients, states and hyper-parameters are read anew, so
-    whatever a user, a scheduler or a checkpoint replaced in between is seen.
+    Parameters, gradients, states and hyper-parameters are looked at in each step, so whatever a user, a
+    scheduler or a checkpoint replaced in between is seen.
     """
 
     _rule: ClassVar[Rule]
