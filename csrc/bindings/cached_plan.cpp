@@ -204,16 +204,10 @@ bool CachedPlan::clips() const {
 }
 
 void CachedPlan::count(size_t item) {
-  UpdateItem& update = updates_[item];
   const View* const numbers = numbers_.data() + item * size_t(info_.number_count);
-  for (int i = 0; i < info_.number_count; ++i) {
-    const double value = load_floating<double>(numbers[i], 0);
-    update.number[i] = {value, value + (i == 0 ? 1 : 0)};
-  }
-  info_.advance(update.hyper, update.number);
-  for (int i = 0; i < info_.number_count; ++i) {
-    update.number[i].after = rounded_to(numbers[i].dtype, update.number[i].after);
-  }
+  count_on(
+      info_, updates_[item], [&](int i) { return load_floating<double>(numbers[i], 0); },
+      [&](int i, double number) { return rounded_to(numbers[i].dtype, number); });
 }
 
 void CachedPlan::run(const py::object& norm) {

@@ -114,7 +114,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("set_cache_limit", set_pool_limit, py::arg("bytes"));
   m.def("get_cache_limit", get_pool_limit);
   m.def(
-      "cache_use", [] { return std::make_pair(pool_use().in_use, pool_use().idle); },
+      "cache_use",
+      [] {
+        const PoolUse use = pool_use();
+        return std::make_pair(use.in_use, use.idle);
+      },
       "Bytes of the pool that are in use, and idle.");
   m.def(
       "run",

@@ -187,17 +187,15 @@ void StepPlan::read_states(const StepGroup& group, const py::object& state, cons
   }
   for (int i = 0; i < info_.number_count; ++i) {
     numbers.emplace_back(state, py::str(info_.numbers[i]));
-    const double value = numbers.back().value();
-    item.number[i] = {value, value + (i == 0 ? 1 : 0)};
     Extent extent;
     if (numbers.back().extent(extent)) others_.push_back(extent);
   }
-  info_.advance(group.hyper, item.number);
-  for (int i = 0; i < info_.number_count; ++i) {
-    Number& number = numbers[numbers.size() - size_t(info_.number_count - i)];
-    number.set(item.number[i].after);
-    item.number[i].after = number.value();
-  }
+  Number* const own = numbers.data() + numbers.size() - size_t(info_.number_count);
+  const auto stored = [&](int i, double number) {
+    own[i].set(number);
+    return own[i].value();
+  };
+  count_on(info_, item, [&](int i) { return own[i].value(); }, stored);
 }
 
 void StepPlan::read_rows(const py::tuple& sparse, const Array& param, Array& values, UpdateItem& item) {

@@ -31,6 +31,18 @@ struct StepGroup {
 // From a StepGroup of python/fusestep/_rules.py, of which the lists are not read.
 void read_group(const OpInfo& info, const pybind11::tuple& from, StepGroup& group);
 
+// The numbers of an item, one step on. `value(i)`: of number i; `stored(i, x)`: what x is once it is put
+// down.
+template <class Value, class Stored>
+void count_on(const OpInfo& info, UpdateItem& item, Value&& value, Stored&& stored) {
+  for (int i = 0; i < info.number_count; ++i) {
+    const double before = value(i);
+    item.number[i] = {before, before + (i == 0 ? 1 : 0)};  // `step` is the first
+  }
+  info.advance(item.hyper, item.number);
+  for (int i = 0; i < info.number_count; ++i) item.number[i].after = stored(i, item.number[i].after);
+}
+
 class StepPlan {
  public:
   StepPlan(const OpInfo& info, const pybind11::iterable& groups, uint64_t seed);

@@ -109,8 +109,13 @@ def _kernel(
     seed: Tensor | None,
     needs: Sequence[bool],
 ) -> Grads:
-    """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1."""
-    grads = tuple([empty_like(t) if need else None for t, need in zip(operands, needs, strict=False)])
+    """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1.
+
+    ``needs`` is empty if none is.
+    """
+    grads: Grads = ()
+    if needs:
+        grads = tuple([empty_like(t) if need else None for t, need in zip(operands, needs, strict=True)])
     if _DEBUG and operands[0].is_cuda:
         check_on_cpu(call, operands, weight)
     call.run(operands, weight, (loss, *grads), seed)

@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 
 from fusestep import _native
+from fusestep._memory import LARGE
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # no subclass
 HALF = (torch.bfloat16, torch.float16)
 FLOATING = (torch.float32, torch.float64, *HALF)
 _REDUCTIONS = ("none", "mean", "sum")
 _OPS = _native.ops()
-
-_LARGE = 1 << 18  # elements; smaller ones are not worth asking the pool for
 _SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in FLOATING}
 
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None, row_major: bool = False) -> Tensor:
     """As torch's, in memory of the pool where that pays; in C order if ``row_major``."""
-    ask = tensor.numel() >= _LARGE and (dtype is None or dtype is tensor.dtype)
+    ask = tensor.numel() >= LARGE and (dtype is None or dtype is tensor.dtype)
     pooled = _native.pooled_like(tensor, row_major) if ask else None
     if pooled is not None:
         return pooled  # type: ignore[no-any-return]

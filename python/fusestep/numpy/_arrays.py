@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusestep import _native
+from fusestep._memory import LARGE
 
 Array = NDArray[Any]
-_LARGE = 1 << 17  # elements; smaller ones are not worth asking the pool for
 
 
 def empty_like(array: Array) -> Array:
     """In C order, in memory of the pool where that pays."""
-    pooled = _native.pooled_like(array, row_major=True) if array.size >= _LARGE else None
+    pooled = _native.pooled_like(array, row_major=True) if array.size >= LARGE else None
     return np.empty(array.shape, array.dtype) if pooled is None else pooled
 
 
