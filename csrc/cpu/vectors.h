@@ -42,7 +42,7 @@ const T* place_to_prefetch(const View& view, int64_t start, const T* otherwise) 
 
 // Adds the scalar products of one block of `row` with C columns to sums[0 … C).
 template <int C, class T>
-void dot_block(const T* row, const T* const* columns, const T* next, int count, double* sums) {
+void dot_block(const T* row, const double* const* columns, const T* next, int count, double* sums) {
   using V = Pack<double>;
   constexpr int L = V::lanes, chains = 4;
   V sum[C][chains];
@@ -54,17 +54,15 @@ void dot_block(const T* row, const T* const* columns, const T* next, int count, 
     prefetch(next + i, chains * L);
     for (int k = 0; k < chains; ++k) {
       const V x = load_wide(row + i + k * L);
-      for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_wide(columns[c] + i + k * L), sum[c][k]);
+      for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_pack(columns[c] + i + k * L), sum[c][k]);
     }
   }
   for (int k = 0; i < count; i += L, ++k) {
-    const size_t bytes = size_t(count - i < L ? count - i : L) * sizeof(T);
-    T x[L] = {}, y[L] = {};
-    memcpy(x, row + i, bytes);
-    for (int c = 0; c < C; ++c) {
-      memcpy(y, columns[c] + i, bytes);
-      sum[c][k] = mul_add(load_wide(x), load_wide(y), sum[c][k]);
-    }
+    const int rest = count - i < L ? count - i : L;
+    T part[L] = {};
+    memcpy(part, row + i, size_t(rest) * sizeof(T));
+    const V x = load_wide(part);
+    for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_part(columns[c] + i, rest, 0.0), sum[c][k]);
   }
   for (int c = 0; c < C; ++c) {
     sums[c] += sum_lanes((sum[c][0] + sum[c][1]) + (sum[c][2] + sum[c][3]));
@@ -74,14 +72,19 @@ void dot_block(const T* row, const T* const* columns, const T* next, int count, 
 // Adds the products of one block to sums[row * columns + column].
 template <class T>
 void dots_block(const DotsArgs& args, int64_t start, int count, double* sums) {
-  T* buffers = static_cast<T*>(thread_scratch(1, (1 + args.columns) * kBlock * int64_t(sizeof(T))));
-  const auto columns = static_cast<const T**>(thread_scratch(2, (args.columns + 1) * int64_t(sizeof(T*))));
+  double* buffers =
+      static_cast<double*>(thread_scratch(1, (1 + args.columns) * kBlock * int64_t(sizeof(double))));
+  const auto columns =
+      static_cast<const double**>(thread_scratch(2, (args.columns + 1) * int64_t(sizeof(double*))));
+  const int64_t after = start + 2 * kBlock <= args.a[0].count ? start + kBlock : start;
   for (int64_t j = 0; j < args.columns; ++j) {
     columns[j] = read_block(args.b[j], start, count, buffers + (1 + j) * kBlock);
   }
   for (int64_t i = 0; i < args.rows; ++i) {
-    const T* row = read_block(args.a[i], start, count, buffers);
-    const T* next = i + 1 < args.rows ? place_to_prefetch(args.a[i + 1], start, row) : row;
+    const T* row = read_block(args.a[i], start, count, reinterpret_cast<T*>(buffers));
+    const bool last = i + 1 == args.rows;
+    const T* next =
+        last ? place_to_prefetch(args.a[0], after, row) : place_to_prefetch(args.a[i + 1], start, row);
     double* to = sums + i * args.columns;
     int64_t j = 0;
     for (; j + 4 <= args.columns; j += 4) dot_block<4>(row, columns + j, next, count, to + j);
@@ -129,12 +132,15 @@ void combine_block(const T* const* x, const T* const* next, const double* c, int
     return total;
   };
   int i = 0;
-  for (; i + L <= count; i += L) {
-    for (int k = 0; k < C; ++k) prefetch(next[k] + i, L);
-    store_pack(sum + i, add(load_pack(sum + i), [&](const T* from) { return load_wide(from + i); }));
+  constexpr int packs = 4;  // of floats: two cache lines
+  for (; i + packs * L <= count; i += packs * L) {
+    for (int k = 0; k < C; ++k) prefetch(next[k] + i, packs * L);
+    for (int j = i; j < i + packs * L; j += L) {
+      store_pack(sum + j, add(load_pack(sum + j), [&](const T* from) { return load_wide(from + j); }));
+    }
   }
-  if (i < count) {
-    const int rest = count - i;
+  for (; i < count; i += L) {
+    const int rest = count - i < L ? count - i : L;
     const V total = add(load_part(sum + i, rest, 0.0), [&](const T* from) {
       T part[L] = {};
       memcpy(part, from + i, size_t(rest) * sizeof(T));
@@ -154,6 +160,7 @@ void combine_blocks(const CombineArgs& args, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     const int64_t start = b * kBlock;
     const int count = block_length(args.out.count, b);
+    const int64_t after = start + 2 * kBlock <= args.out.count ? start + kBlock : start;
     for (int64_t i = 0; i < args.count; i += kTogether) {
       const T *x[kTogether], *next[kTogether];
       const double* c = args.coefficients + i;
@@ -161,7 +168,8 @@ void combine_blocks(const CombineArgs& args, int64_t begin, int64_t end) {
       for (int k = 0; k < together; ++k) x[k] = read_block(args.vectors[i + k], start, count, buffers.x[k]);
       for (int k = 0; k < together; ++k) {
         const int64_t at = i + kTogether + k;
-        next[k] = at < args.count ? place_to_prefetch(args.vectors[at], start, x[k]) : x[k];
+        next[k] = at < args.count ? place_to_prefetch(args.vectors[at], start, x[k])
+                                  : place_to_prefetch(args.vectors[k], after, x[k]);
       }
       if (together == 4) combine_block<4>(x, next, c, count, i == 0, buffers.sum);
       if (together == 3) combine_block<3>(x, next, c, count, i == 0, buffers.sum);
