@@ -88,10 +88,14 @@ FUSESTEP_HD void narrow(float x, float& to) { to = x; }
 FUSESTEP_HD void narrow(double x, double& to) { to = x; }
 FUSESTEP_HD void narrow(double x, float& to) { to = float(x); }
 FUSESTEP_HD void narrow(float x, double& to) { to = x; }
+// Of the bits of floats (one, or a vector of them): their upper halves become those of the nearest bfloat16.
+template <class U>
+FUSESTEP_HD U round_to_upper_half(U bits) {
+  const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u), nan = bits | 0x400000u;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+}
 FUSESTEP_HD void narrow(float x, BFloat16& to) {
-  const uint32_t bits = bit_cast<uint32_t>(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  to.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+  to.bits = uint16_t(round_to_upper_half(bit_cast<uint32_t>(x)) >> 16);
 }
 FUSESTEP_HD void narrow(float x, Float16& to) {
   const uint32_t bits = bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;

@@ -5,7 +5,7 @@
 // threads, and a strided view goes through the same blocks as its contiguous copy.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/convert.h"
 #include "cpu/threads.h"
 
 FUSESTEP_TARGET_BEGIN
@@ -21,16 +21,24 @@ void parallel_for(int64_t count, int64_t work, Body& body) {
       [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); }, &body);
 }
 
-template <class T>
-FUSESTEP_HD constexpr DType dtype_of() {
-  return sizeof(T) == 8 ? DType::f64 : DType::f32;
-}
-
 // NOTE [prefetch]: the arithmetic of a formula fills the processor's window of pending instructions, so loads
 // do not run ahead of it, and hardware stops at the end of each page: memory and arithmetic would take
 // turns. Each pack therefore asks for the line of one some way ahead: of the same block, or of the next
 // one where this is a converted copy.
 constexpr int kAhead = 2048;  // bytes
+constexpr int kCacheLine = 64;
+
+// Of packs that lie one behind the other, as S: whether the one at element `at` is the first in its line.
+template <class S>
+FUSESTEP_HD constexpr bool starts_line(int at) {
+  return at * int(sizeof(S)) % kCacheLine == 0;
+}
+
+// `bytes` further on.
+template <class S>
+FUSESTEP_HD void prefetch_to_write(const S* to, int bytes) {
+  __builtin_prefetch(reinterpret_cast<const char*>(to) + bytes, 1, 3);
+}
 
 template <class T>
 class Prefetch {

@@ -43,7 +43,8 @@ class DenseCall : RowCall<T, DenseArgs> {
     gather_rows(args_.input, first, rows, classes, lay(tile.x));
     if (present(args_.target)) gather_rows(args_.target, first, rows, classes, lay(tile.target));
     for (int r = 0; r < rows; ++r) tile.scale[r] = scale_of(first + r);
-    narrow_dense(formula_, tile, weight_, classes, rows, with_results());
+    this->by_digits(
+        [&](auto rough) { narrow_dense<rough>(formula_, tile, weight_, classes, rows, with_results()); });
     double sum = 0;
     for (int r = 0; r < rows; ++r) {
       sum += double(tile.loss[r]);
@@ -55,35 +56,70 @@ class DenseCall : RowCall<T, DenseArgs> {
   }
 
   double run_wide(int64_t first, int rows) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (lie_in<BFloat16>()) return run_in_place<BFloat16>(first, rows);
+      if (lie_in<Float16>()) return run_in_place<Float16>(first, rows);
+    }
     const int64_t classes = args_.classes, cells = tile_rows_ * classes;
     T* buffer = static_cast<T*>(thread_scratch(1, 4 * cells * int64_t(sizeof(T))));
     // Operands and results are used where they lie if they are dense, else by way of a tile.
-    const View* views[] = {&args_.input, &args_.target, &args_.first, &args_.second};
     const auto tile_of = [&](int k) { return Tile<T>{buffer + k * cells, classes, 1}; };
     const auto line_of = [&](int k, int r) -> T* {
-      if (!present(*views[k])) return nullptr;
-      return rows_in_place<T>(*views[k]) ? row_in_place<T>(*views[k], first + r, classes)
-                                         : tile_of(k).data + r * classes;
+      if (!present(*views_[k])) return nullptr;
+      return rows_in_place<T>(*views_[k]) ? row_in_place<T>(*views_[k], first + r, classes)
+                                          : tile_of(k).data + r * classes;
     };
-    const auto moves = [&](int k) { return present(*views[k]) && !rows_in_place<T>(*views[k]); };
+    const auto moves = [&](int k) { return present(*views_[k]) && !rows_in_place<T>(*views_[k]); };
     for (int k = 0; k < 2; ++k) {
-      if (moves(k)) gather_rows(*views[k], first, rows, classes, tile_of(k));
+      if (moves(k)) gather_rows(*views_[k], first, rows, classes, tile_of(k));
     }
     double sum = 0;
     for (int r = 0; r < rows; ++r) {
       T *result = line_of(2, r), *second = line_of(3, r);
       T* kept = result != nullptr ? result : with_results() ? tile_of(2).data + r * classes : nullptr;
-      const DenseLine<T> line{line_of(0, r), line_of(1, r), weight_, kept, result, second, classes};
-      const T loss = wide_dense(formula_, line, scale_of(first + r));
-      sum += double(loss);
-      store_loss(first + r, loss);
+      sum += one_row(first + r,
+                     DenseLine<T, T>{line_of(0, r), line_of(1, r), weight_, kept, result, second, classes});
     }
     for (int k = 2; k < 4; ++k) {
-      if (moves(k)) scatter_rows(*views[k], first, rows, classes, tile_of(k));
+      if (moves(k)) scatter_rows(*views_[k], first, rows, classes, tile_of(k));
     }
     return sum;
   }
 
+  template <class S>
+  bool lie_in() const {
+    for (const View* view : views_) {
+      if (present(*view) && !rows_in_place<S>(*view)) return false;
+    }
+    return true;
+  }
+
+  // Rows of a storage type that is converted pack by pack.
+  template <class S>
+  double run_in_place(int64_t first, int rows) const {
+    const int64_t classes = args_.classes;
+    T* buffer = static_cast<T*>(thread_scratch(1, classes * int64_t(sizeof(T))));
+    T* kept = with_results() ? buffer : nullptr;
+    double sum = 0;
+    for (int64_t row = first; row < first + rows; ++row) {
+      const auto line_of = [&](int k) {
+        return present(*views_[k]) ? row_in_place<S>(*views_[k], row, classes) : nullptr;
+      };
+      sum += one_row(row,
+                     DenseLine<T, S>{line_of(0), line_of(1), weight_, kept, line_of(2), line_of(3), classes});
+    }
+    return sum;
+  }
+
+  template <class S>
+  double one_row(int64_t row, const DenseLine<T, S>& line) const {
+    const T loss =
+        this->by_digits([&](auto rough) { return wide_dense<rough>(formula_, line, scale_of(row)); });
+    store_loss(row, loss);
+    return double(loss);
+  }
+
+  const View* const views_[4] = {&args_.input, &args_.target, &args_.first, &args_.second};
   const F formula_;
 };
 

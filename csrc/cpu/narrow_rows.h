@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/row_memory.h"
-#include "formulas/contracts.h"
+#include "cpu/wide_rows.h"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -17,7 +17,7 @@ struct NarrowTile {
 };
 
 // Losses of all rows of the tile and, if wanted, their gradients times `scale`.
-template <class T, class F>
+template <bool rough, class T, class F>
 void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t classes, int rows,
                  bool with_grad) {
   using V = Pack<T>;
@@ -43,7 +43,7 @@ void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t
       const V w = weight != nullptr ? V(weight[c]) : V(T(1));
       V next[K];
       for (int k = 0; k < K; ++k) next[k] = sum[k];
-      const V kept = formula.visit(next, x, level, w);
+      const V kept = formula.visit(next, x, level_for<rough>(level), w);
       const auto here = label == I(typename I::lane(c));
       for (int k = 0; k < K; ++k) sum[k] = select(here, sum[k], next[k]);
       if (with_grad) store_pack(tile.grad + c * kTileRows + r, kept);

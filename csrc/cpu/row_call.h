@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/row_memory.h"
+#include "formulas/contracts.h"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -40,6 +41,15 @@ class RowCall {
   const Args& args_;
   const T* weight_;  // a dense copy, or null
   const int64_t tile_rows_;
+
+  // Calls work(std::true_type) if scores are of a half type (see Rough), else work(std::false_type).
+  template <class Work>
+  auto by_digits(Work&& work) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (size_of(args_.input.dtype) == 2) return work(std::true_type{});
+    }
+    return work(std::false_type{});
+  }
 
  private:
   double norm_;  // what every gradient is multiplied by, if the loss is reduced

@@ -95,16 +95,16 @@ void scatter_rows(const View& view, int64_t first, int rows, int64_t classes, co
   });
 }
 
-// Rows that need no tile: already dense, in the compute type.
-template <class T>
+// Rows that need no tile: already dense, of this storage type.
+template <class S>
 FUSESTEP_HD bool rows_in_place(const View& view) {
   const int last = view.dims - 1;
-  return view.dtype == dtype_of<T>() && (view.contiguous || view.strides[last] == 1);
+  return view.dtype == dtype_of<S>() && (view.contiguous || view.strides[last] == 1);
 }
 
-template <class T>
-FUSESTEP_HD T* row_in_place(const View& view, int64_t row, int64_t classes) {
-  return element<T>(view, view.contiguous ? row * classes : offset_of(view, row, view.dims - 1));
+template <class S>
+FUSESTEP_HD S* row_in_place(const View& view, int64_t row, int64_t classes) {
+  return element<S>(view, view.contiguous ? row * classes : offset_of(view, row, view.dims - 1));
 }
 
 FUSESTEP_TARGET_END

@@ -94,7 +94,8 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
       tile.label[r] = integer_of<T>(label_of(first + r));
       tile.scale[r] = scale_of(first + r);
     }
-    narrow_rows(formula_, tile, weight_, classes, rows, with_grad());
+    this->by_digits(
+        [&](auto rough) { narrow_rows<rough>(formula_, tile, weight_, classes, rows, with_grad()); });
     double sum = 0;
     for (int r = 0; r < rows; ++r) {
       sum += double(tile.loss[r]);
@@ -105,6 +106,10 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
   }
 
   double run_wide(int64_t first, int rows) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (lies_in<BFloat16>()) return run_in_place<BFloat16>(first, rows);
+      if (lies_in<Float16>()) return run_in_place<Float16>(first, rows);
+    }
     const int64_t classes = args_.classes, cells = tile_rows_ * classes;
     const bool read_in_place = rows_in_place<T>(args_.input);
     const bool write_in_place = with_grad() && rows_in_place<T>(args_.grad_input);
@@ -116,7 +121,7 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
       const int64_t row = first + r;
       const T* x = read_in_place ? row_in_place<T>(args_.input, row, classes) : input.data + r * classes;
       T* grad = write_in_place ? row_in_place<T>(args_.grad_input, row, classes) : output.data + r * classes;
-      const T loss = one_row(row, x, with_grad() ? grad : nullptr);
+      const T loss = one_row(row, x, with_grad() ? grad : nullptr, grad);
       sum += double(loss);
       store_loss(row, loss);
     }
@@ -124,18 +129,42 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
     return sum;
   }
 
-  T one_row(int64_t row, const T* x, T* grad) const {
+  template <class S>
+  bool lies_in() const {
+    return rows_in_place<S>(args_.input) && (!with_grad() || rows_in_place<S>(args_.grad_input));
+  }
+
+  // Rows of a storage type that is converted pack by pack.
+  template <class S>
+  double run_in_place(int64_t first, int rows) const {
+    const int64_t classes = args_.classes;
+    T* kept = static_cast<T*>(thread_scratch(1, classes * int64_t(sizeof(T))));
+    double sum = 0;
+    for (int64_t row = first; row < first + rows; ++row) {
+      S* grad = with_grad() ? row_in_place<S>(args_.grad_input, row, classes) : nullptr;
+      const T loss =
+          one_row(row, row_in_place<S>(args_.input, row, classes), with_grad() ? kept : nullptr, grad);
+      sum += double(loss);
+      store_loss(row, loss);
+    }
+    return sum;
+  }
+
+  // Without a gradient if there is no memory to keep anything for it.
+  template <class S>
+  T one_row(int64_t row, const S* x, T* kept, S* grad) const {
     const int64_t classes = args_.classes, label = label_of(row);
     if (label < 0) {
-      for (int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = T(0);
+      if (kept != nullptr) memset(grad, 0, size_t(classes) * sizeof(S));
       return T(0);
     }
-    const T own = x[label];
-    const T level = formula_.level(F::finds_max ? row_max(x, classes) : T(0), own);
+    const T own = T(widen(x[label]));
+    const T level = formula_.level(F::finds_max ? row_max<T>(x, classes) : T(0), own);
     T sums[F::sums];
-    row_sums(formula_, x, weight_, classes, label, level, grad, sums);
+    this->by_digits(
+        [&](auto rough) { row_sums<rough>(formula_, x, weight_, classes, label, level, kept, grad, sums); });
     const Row<T> result = formula_.loss(sums, own, level, weight_of(label), T(classes));
-    if (grad != nullptr) row_grad(formula_, result, x, grad, weight_, classes, label, scale_of(row));
+    if (kept != nullptr) row_grad(formula_, result, x, kept, weight_, classes, label, scale_of(row), grad);
     return result.loss;
   }
 

@@ -209,15 +209,6 @@ FUSESTEP_HD Pack<T> load_pack(const T* from) {
   return pack;
 }
 
-// As many elements as there are lanes of double, widened.
-FUSESTEP_HD Pack<double> load_wide(const double* from) { return load_pack(from); }
-FUSESTEP_HD Pack<double> load_wide(const float* from) {
-  typedef float half __attribute__((vector_size(FUSESTEP_VECTOR_BYTES / 2)));
-  half narrow;
-  memcpy(&narrow, from, sizeof(narrow));
-  return __builtin_convertvector(narrow, Pack<double>::native);
-}
-
 template <class T>
 FUSESTEP_HD void store_pack(T* to, Pack<T> pack) {
   memcpy(to, &pack.v, sizeof(pack.v));
@@ -245,56 +236,28 @@ FUSESTEP_HD IntegerPack<T> lane_numbers() {
   return v;
 }
 
-// Sum of the lanes in a fixed order, in double.
+// combine(a, b) of N numbers, in a fixed order: the first half with the second, as long as there are two.
+template <int N, class T, class Combine>
+FUSESTEP_HD T fold(T* numbers, Combine&& combine) {
+  if constexpr (N > 1) {
+    for (int i = 0; i < N / 2; ++i) numbers[i] = combine(numbers[i], numbers[i + N / 2]);
+    return fold<N / 2>(numbers, combine);
+  }
+  return numbers[0];
+}
+
 template <class T>
 FUSESTEP_HD double sum_lanes(Pack<T> pack) {
-  double sum = 0;
-  for (int i = 0; i < Pack<T>::lanes; ++i) sum += double(pack.v[i]);
-  return sum;
+  double lanes[Pack<T>::lanes];
+  for (int i = 0; i < Pack<T>::lanes; ++i) lanes[i] = double(pack.v[i]);
+  return fold<Pack<T>::lanes>(lanes, [](double a, double b) { return a + b; });
 }
 
 template <class T>
 FUSESTEP_HD T max_lanes(Pack<T> pack) {
-  T best = pack.v[0];
-  for (int i = 1; i < Pack<T>::lanes; ++i) best = max(best, T(pack.v[i]));
-  return best;
+  T lanes[Pack<T>::lanes];
+  store_pack(lanes, pack);
+  return fold<Pack<T>::lanes>(lanes, [](T a, T b) { return max(a, b); });
 }
-
-// Bulk conversions between storage types. Left to auto-vectorisation, except float16, for which
-// x86 has an instruction that agrees bit for bit with core/dtypes.h on everything but NaN payloads.
-template <class S, class T>
-FUSESTEP_HD void widen_run(const S* from, T* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = T(widen(load<S>(from + i)));
-}
-
-template <class T, class S>
-FUSESTEP_HD void narrow_run(const T* from, S* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    S stored;
-    narrow(from[i], stored);
-    memcpy(to + i, &stored, sizeof(S));
-  }
-}
-
-#if defined(__F16C__)
-FUSESTEP_HD void widen_run(const Float16* from, float* to, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
-  }
-  for (; i < count; ++i) to[i] = widen(load<Float16>(from + i));
-}
-FUSESTEP_HD void narrow_run(const float* from, Float16* to, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
-  }
-  for (; i < count; ++i) {
-    Float16 stored;
-    narrow(from[i], stored);
-    memcpy(to + i, &stored, sizeof(stored));
-  }
-}
-#endif
 
 FUSESTEP_TARGET_END

@@ -53,7 +53,7 @@ void dot_block(const T* row, const double* const* columns, const T* next, int co
   for (; i + chains * L <= count; i += chains * L) {
     prefetch(next + i, chains * L);
     for (int k = 0; k < chains; ++k) {
-      const V x = load_wide(row + i + k * L);
+      const V x = load_as<double>(row + i + k * L);
       for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_pack(columns[c] + i + k * L), sum[c][k]);
     }
   }
@@ -61,7 +61,7 @@ void dot_block(const T* row, const double* const* columns, const T* next, int co
     const int rest = count - i < L ? count - i : L;
     T part[L] = {};
     memcpy(part, row + i, size_t(rest) * sizeof(T));
-    const V x = load_wide(part);
+    const V x = load_as<double>(part);
     for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_part(columns[c] + i, rest, 0.0), sum[c][k]);
   }
   for (int c = 0; c < C; ++c) {
@@ -136,7 +136,7 @@ void combine_block(const T* const* x, const T* const* next, const double* c, int
   for (; i + packs * L <= count; i += packs * L) {
     for (int k = 0; k < C; ++k) prefetch(next[k] + i, packs * L);
     for (int j = i; j < i + packs * L; j += L) {
-      store_pack(sum + j, add(load_pack(sum + j), [&](const T* from) { return load_wide(from + j); }));
+      store_pack(sum + j, add(load_pack(sum + j), [&](const T* from) { return load_as<double>(from + j); }));
     }
   }
   for (; i < count; i += L) {
@@ -144,7 +144,7 @@ void combine_block(const T* const* x, const T* const* next, const double* c, int
     const V total = add(load_part(sum + i, rest, 0.0), [&](const T* from) {
       T part[L] = {};
       memcpy(part, from + i, size_t(rest) * sizeof(T));
-      return load_wide(part);
+      return load_as<double>(part);
     });
     store_part(sum + i, total, rest);
   }

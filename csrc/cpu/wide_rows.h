@@ -6,30 +6,39 @@
 
 FUSESTEP_TARGET_BEGIN
 
-template <class T>
-T row_max(const T* x, int64_t classes) {
+template <class T, class S>
+T row_max(const S* x, int64_t classes) {
   using V = Pack<T>;
   constexpr int L = V::lanes;
   V best[4] = {-infinity<V>(), -infinity<V>(), -infinity<V>(), -infinity<V>()};
   int64_t c = 0;
   for (; c + 4 * L <= classes; c += 4 * L) {
     for (int k = 0; k < 4; ++k) {
-      const V v = load_pack(x + c + k * L);
+      const V v = load_as<T>(x + c + k * L);
       best[k] = select(v > best[k], v, best[k]);  // a NaN shows up again in the sums
     }
   }
   for (; c < classes; c += L) {
     const int rest = classes - c < L ? int(classes - c) : L;
-    const V v = load_part(x + c, rest, T(-INFINITY));
+    const V v = load_part_as<T>(x + c, rest, T(-INFINITY));
     best[0] = select(v > best[0], v, best[0]);
   }
   return max_lanes(max(max(best[0], best[1]), max(best[2], best[3])));
 }
 
+template <bool rough, class V>
+FUSESTEP_HD auto level_for(V level) {
+  if constexpr (rough) {
+    return Rough<V>{level};
+  } else {
+    return level;
+  }
+}
+
 // Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
-template <class T, class F>
-void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, int64_t label, T level, T* kept,
-              T (&total)[F::sums]) {
+template <bool rough, class T, class S, class F>
+void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, int64_t label, T level, T* kept,
+              S* grad, T (&total)[F::sums]) {
   using V = Pack<T>;
   constexpr int L = V::lanes, K = F::sums, unroll = 2;
   V sum[unroll][K];
@@ -38,7 +47,7 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
   }
   const auto pack_at = [&](int64_t c, V(&into)[K]) {
     const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
-    const V k = formula.visit(into, load_pack(x + c), V(level), w);
+    const V k = formula.visit(into, load_as<T>(x + c), level_for<rough>(V(level)), w);
     if (kept != nullptr) store_pack(kept + c, k);
   };
   // A pack that is cut short by the end of the row, or holds the label: those lanes do not count.
@@ -47,7 +56,7 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
     V next[K];
     for (int k = 0; k < K; ++k) next[k] = into[k];
     const V w = weight != nullptr ? load_part(weight + c, rest, T(0)) : V(T(1));
-    const V k = formula.visit(next, load_part(x + c, rest, T(0)), V(level), w);
+    const V k = formula.visit(next, load_part_as<T>(x + c, rest, T(0)), level_for<rough>(V(level)), w);
     if (kept != nullptr) store_part(kept + c, k, rest);
     using Lane = typename IntegerPack<T>::lane;
     const int64_t at = label >= c && label < c + L ? label - c : L;
@@ -56,14 +65,17 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
     for (int k2 = 0; k2 < K; ++k2) into[k2] = select(counts, next[k2], into[k2]);
   };
 
+  const bool in_place = static_cast<const void*>(kept) == static_cast<const void*>(grad);
   const int64_t step = unroll * L, whole = classes / step * step, label_at = label / step * step;
   const auto run = [&](int64_t from, int64_t to) {
     for (int64_t c = from; c < to; c += step) {
       for (int u = 0; u < unroll; ++u) {
-        __builtin_prefetch(x + classes + c + u * L, 0, 2);  // the next row; see NOTE [prefetch] in blocks.h
-        if (kept != nullptr)
-          __builtin_prefetch(reinterpret_cast<const char*>(kept + c + u * L) + kAhead, 1, 3);
-        pack_at(c + u * L, sum[u]);
+        const int64_t at = c + u * L;
+        if (starts_line<S>(u * L)) {                   // see NOTE [prefetch] in blocks.h
+          __builtin_prefetch(x + classes + at, 0, 2);  // the next row
+          if (grad != nullptr) prefetch_to_write(grad + at, in_place ? kAhead : 0);
+        }
+        pack_at(at, sum[u]);
       }
     }
   };
@@ -81,24 +93,25 @@ void row_sums(const F& formula, const T* x, const T* weight, int64_t classes, in
   for (int k = 0; k < K; ++k) total[k] = T(sum_lanes(sum[0][k] + sum[1][k]));
 }
 
-template <class T, class F>
-void row_grad(const F& formula, const Row<T>& one, const T* x, T* kept, const T* weight, int64_t classes,
-              int64_t label, T scale) {
+// Into `grad`, which may be `kept`.
+template <class T, class S, class F>
+void row_grad(const F& formula, const Row<T>& one, const S* x, const T* kept, const T* weight,
+              int64_t classes, int64_t label, T scale, S* grad) {
   using V = Pack<T>;
   constexpr int L = V::lanes;
   const Row<V> row{V(one.loss), V(one.label_grad), V(one.scale), V(one.shift)};
   int64_t c = 0;
   for (; c + L <= classes; c += L) {
     const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
-    store_pack(kept + c, formula.grad(row, load_pack(x + c), load_pack(kept + c), w) * V(scale));
+    store_as(grad + c, formula.grad(row, load_as<T>(x + c), load_pack(kept + c), w) * V(scale));
   }
   if (c < classes) {
     const int rest = int(classes - c);
     const V w = weight != nullptr ? load_part(weight + c, rest, T(1)) : V(T(1));
-    const V own = load_part(x + c, rest, T(0)), k = load_part(kept + c, rest, T(0));
-    store_part(kept + c, formula.grad(row, own, k, w) * V(scale), rest);
+    const V own = load_part_as<T>(x + c, rest, T(0)), k = load_part(kept + c, rest, T(0));
+    store_part_as(grad + c, formula.grad(row, own, k, w) * V(scale), rest);
   }
-  kept[label] = one.label_grad * scale;
+  narrow(one.label_grad * scale, grad[label]);
 }
 
 FUSESTEP_TARGET_END

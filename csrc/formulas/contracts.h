@@ -69,6 +69,20 @@ FUSESTEP_HD auto is_inside(const F& formula, const V* x) {
   }
 }
 
+// ---- rows: what both shapes of them know of a level -------------------------------------------------
+
+// The level of scores with so few digits that a difference of two is exact in V, or tiny beside the larger.
+template <class V>
+struct Rough {
+  V value;
+  FUSESTEP_HD operator V() const { return value; }
+};
+
+template <class V>
+FUSESTEP_HD V exp_difference(V x, Rough<V> level) {
+  return exp(x - level.value);
+}
+
 // ---- rowwise: one row of class scores against a label ----------------------------------------------
 // The lanes of V are classes of one row, or one class of several rows: a formula does not know.
 //
@@ -76,7 +90,7 @@ FUSESTEP_HD auto is_inside(const F& formula, const V* x) {
 //   explicit F(Hyper);
 //   V level(V max, V own) const;                                      // the maximum, by default
 //       once a row, what its scores are compared with; `own` is the label's score.
-//   V visit(V (&sum)[sums], V x, V level, V weight) const;
+//   V visit(V (&sum)[sums], V x, Level level, V weight) const;        // Level: V or Rough<V>
 //       adds one class, other than the label's, to the sums. Returns what `grad` wants to see again;
 //       the engine keeps it where the gradient will be, so no class costs a second exponential.
 //   Row<V> loss(const V (&sum)[sums], V own, V level, V weight, V classes) const;
@@ -111,7 +125,7 @@ struct Row {
 //   static constexpr int sums;
 //   explicit F(Hyper, double classes);
 //   V level(V max) const;                                             // the maximum, by default
-//   V visit(V (&sum)[sums], V x, V t, V level, V weight) const;       // every class; returns `kept`
+//   V visit(V (&sum)[sums], V x, V t, Level level, V weight) const;   // every class; returns `kept`
 //   DenseRow<V> row(const V (&sum)[sums], V level) const;
 //   DenseResult<V> operator()(const DenseRow<V>&, V x, V t, V kept, V level, V weight) const;
 

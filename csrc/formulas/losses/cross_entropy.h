@@ -30,8 +30,8 @@ struct CrossEntropyLoss : RowwiseLoss {
     return cap(max);
   }
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V x, V level, V weight) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, Level level, V weight) const {
     const V capped = cap(x), d = capped - level, e = exp_difference(capped, level);
     sum[0] = sum[0] + e;
     if (smoothing > 0) {

@@ -16,8 +16,8 @@ struct LogSoftmax : DenseRows {
 
   explicit LogSoftmax(Hyper, double) {}
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V x, V, V level, V) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, V, Level level, V) const {
     const V zero = V(T(0)), d = x - level;
     const auto largest = d == zero;
     sum[0] = sum[0] + select(largest, zero, exp(d));

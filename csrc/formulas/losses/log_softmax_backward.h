@@ -15,8 +15,8 @@ struct LogSoftmaxBackward : DenseRows {
 
   explicit LogSoftmaxBackward(Hyper, double) {}
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V y, V g, V, V) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V y, V g, Level, V) const {
     sum[0] = sum[0] + g;
     return y;
   }

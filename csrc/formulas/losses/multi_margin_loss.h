@@ -24,9 +24,9 @@ struct MultiMarginLoss : RowwiseLoss {
     return V(margin) - own;
   }
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V x, V level, V) const {
-    const V zero = V(T(0)), z = level + x;
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, Level level, V) const {
+    const V zero = V(T(0)), z = x + level;
     const auto violated = z > zero;
     const V h = select(violated, z, zero);
     const V slope = squared ? h + h : select(violated, V(T(1)), zero);

@@ -32,8 +32,8 @@ struct SoftCrossEntropyLoss : DenseRows {
     return cap(max);
   }
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V x, V t, V level, V weight) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, V t, Level level, V weight) const {
     const V zero = V(T(0)), capped = cap(x), d = capped - level, e = exp_difference(capped, level),
             u = mass(t, weight);
     const auto largest = d == zero;

