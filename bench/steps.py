@@ -104,7 +104,9 @@ class StepCase(Case):
     @property
     def flags(self) -> list[str]:
         """Those of torch's class that ask for another way than its for-loop."""
-        takes = inspect.signature(torch_optimizer(self.optimizer)).parameters
+        takes = dict(inspect.signature(torch_optimizer(self.optimizer)).parameters)
+        if self.optimizer == "SGD" and self.dtype.itemsize == 2:
+            takes.pop("fused", None)  # leaves all but the last few elements as they are (pytorch#191763)
         return [flag for flag in ("foreach", "fused") if flag in takes and self.group != "size"]
 
     def small(self) -> StepCase:

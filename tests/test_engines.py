@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import fusestep
 import fusestep.nn.functional as F
 import fusestep.optim as optim
 from cases import (
+    DTYPES,
     ISAS,
     LOSSES,
     REDUCTIONS,
@@ -144,18 +146,19 @@ def test_every_instruction_set_agrees_with_baseline(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("op", LOSSES)
-def test_offset_strides_and_neighbours_do_not_change_bits(op: str, isa: str) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_offset_strides_and_neighbours_do_not_change_bits(op: str, isa: str, dtype: torch.dtype) -> None:
     """Offsets of 0 to 15 elements; a row alone, in a batch, and spread out in memory."""
     _native.set_isa(isa)
-    x, *rest = loss_inputs(op, (5, 1003), torch.float32)
+    x, *rest = loss_inputs(op, (5, 1003), dtype)
     if op in ROWWISE:
         rest[0][0] = rest[0][1]
     reference = loss_results(op, (x, *rest), reduction="none")
     for offset in range(16):
-        moved = torch.empty(x.numel() + 16)[offset : offset + x.numel()].view_as(x).copy_(x)
+        moved = torch.empty(x.numel() + 16, dtype=dtype)[offset : offset + x.numel()].view_as(x).copy_(x)
         for a, b in zip(loss_results(op, (moved, *rest), reduction="none"), reference, strict=True):
             assert torch.equal(a, b), offset
-    spread = torch.empty(1003, 5, 3)[:, :, 1].t().copy_(x)
+    spread = torch.empty(1003, 5, 3, dtype=dtype)[:, :, 1].t().copy_(x)
     for a, b in zip(loss_results(op, (spread, *rest), reduction="none"), reference, strict=True):
         assert torch.equal(a, b)
     for row in range(5):
@@ -175,6 +178,25 @@ def test_every_element_is_updated_alike(name: str) -> None:
                 param.grad = torch.full((size,), value)
                 optimizer.step()
             assert (param == param[0]).all(), (options, size)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", optimizer_names())
+def test_strides_do_not_change_the_bits_of_a_step(name: str, isa: str) -> None:
+    """Half types are converted in registers where they lie side by side, and block by block elsewhere."""
+    _native.set_isa(isa)
+    for dtype, options in product(DTYPES, rule_options(name)):
+        values, grads = torch.randn(2, 3000).to(dtype)
+        dense = Parameter(values.clone())
+        spread = Parameter(torch.empty(3000, 2, dtype=dtype)[:, 1].copy_(values))
+        for param in (dense, spread):
+            optimizer = getattr(optim, name)([param], **options)
+            for scale in (1.0, -0.5, 0.25):
+                param.grad = torch.empty_strided(param.shape, param.stride(), dtype=dtype).copy_(
+                    grads * scale
+                )
+                optimizer.step()
+        assert torch.equal(dense, spread), (dtype, options)
 
 
 def test_old_road_without_the_exchange_api() -> None:

@@ -98,19 +98,22 @@ def test_special_rows(op: str) -> None:
             compare(op, x, 1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [6, 100])
 @pytest.mark.parametrize("op", SOFTMAX)
-def test_layouts_give_the_same_bits(op: str) -> None:
-    x = scores((4, 6, 5, 7), torch.float32)
+def test_layouts_give_the_same_bits(op: str, classes: int, dtype: torch.dtype) -> None:
+    x = scores((4, classes, 5, 7), dtype)
     expected = ours(op)(x, 1)
+    assert torch.equal(ours(op)(x.movedim(1, -1).contiguous(), -1), expected.movedim(1, -1))
     for layout in (
         x.contiguous(memory_format=torch.channels_last),
         x.transpose(0, 3).contiguous().transpose(0, 3),
-        torch.empty(x.numel() + 1)[1:].view(x.shape).copy_(x),
-        torch.empty(4, 12, 5, 7)[:, ::2].copy_(x),
+        torch.empty(x.numel() + 1, dtype=dtype)[1:].view(x.shape).copy_(x),
+        torch.empty(4, 2 * classes, 5, 7, dtype=dtype)[:, ::2].copy_(x),
     ):
         assert torch.equal(ours(op)(layout, 1), expected)
         assert ours(op)(layout, 1).stride() == theirs(op)(layout, 1).stride()
-    assert torch.equal(ours(op)(x[:1].expand(4, 6, 5, 7), 1)[2], expected[0])
+    assert torch.equal(ours(op)(x[:1].expand(4, classes, 5, 7), 1)[2], expected[0])
 
 
 @pytest.mark.parametrize("op", SOFTMAX)

@@ -1,6 +1,6 @@
 // Pack<T>: as many lanes of T as the instruction set being compiled for holds in one register.
-// The only file with instruction-set #ifdefs. Arithmetic is the compiler's own vector extension
-// (GCC and Clang); intrinsics are used where that has no operator.
+// With convert.h the only file that has instruction-set #ifdefs. Arithmetic is the compiler's own vector
+// extension (GCC and Clang); intrinsics are used where that has no operator.
 #pragma once
 
 #if defined(__x86_64__)
