@@ -50,6 +50,12 @@ FUSESTEP_HD V scale_by_power(V x, V, integer_of<V> power) {
   return x * first * second;
 }
 
+// a / b, where b and 1/b are normal numbers, or NaN. A pack may have something quicker than a division.
+template <class V>
+FUSESTEP_HD V quotient(V a, V b) {
+  return a / b;
+}
+
 namespace detail {
 
 constexpr int negligible = -45;  // exp of this, added to 1, is lost in either precision
@@ -94,7 +100,7 @@ FUSESTEP_HD Logarithm<V> split_log(V x) {
   const I power = subtract(to_bits(x), I(to_bits(T(0.70710678118654752)))) >> F::mantissa;
   const I exponent = shift_left(power, F::mantissa);
   const V f = from_bits(subtract(to_bits(x), exponent)) - V(T(1));
-  return {f, f / (V(T(2)) + f), to_floating(power), exponent};
+  return {f, quotient(f, V(T(2)) + f), to_floating(power), exponent};
 }
 
 // power ln2_high + log(1+f) + low, where log(1+f) = 2 atanh(s) and s = f / (2+f).
@@ -197,8 +203,8 @@ FUSESTEP_HD V tanh(V x) {
   const V a = abs(x), one = V(T(1));
   const auto small = a < V(T(0.78125));
   const detail::Ratio<V> inner = detail::tanh_ratio(x * x, T(0)), outer = detail::logistic_ratio(a + a);
-  const V part =
-      select(small, inner.above, outer.above + outer.above) / select(small, inner.below, outer.below);
+  const V part = quotient(select(small, inner.above, outer.above + outer.above),
+                          select(small, inner.below, outer.below));
   const V unit = select(small, x, select(x < V(T(0)), -one, one));
   return select(x == V(T(0)), x, mul_add(-part, unit, unit));
 }
@@ -219,7 +225,7 @@ struct LogCosh {
     const V log = detail::log_of_sum(one, select(small, less_one, e));
     value = select(small, zero, a - V(F::ln2_high)) + (log - select(small, zero, V(F::ln2_low)));
     const detail::Ratio<V> near = detail::tanh_ratio(z, T(0));
-    const V part = select(small, near.above, e + e) / select(small, near.below, one + e);
+    const V part = quotient(select(small, near.above, e + e), select(small, near.below, one + e));
     const V unit = select(small, x, select(x < zero, -one, one));
     slope = select(x == zero, x, mul_add(-part, unit, unit));
   }

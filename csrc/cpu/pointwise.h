@@ -3,12 +3,16 @@
 
 #include "core/op_table.h"
 #include "cpu/blocks.h"
+#include "cpu/two.h"
 #include "formulas/contracts.h"
 
 FUSESTEP_TARGET_BEGIN
 
 // Which results one instantiation of the loop produces; what it does not is dead code in the formula.
 enum class Want { loss, grads, both };
+
+// What a call asks for beside them. Almost all are `plain`, which the compiler should know.
+enum class Detail { plain, all };  // plain: reduced, without weights, the first operand's gradient at most
 
 template <class T, int N>
 struct PointwiseBuffers {
@@ -22,16 +26,16 @@ struct PointwiseSum {
 };
 
 // One block. The sum is that of its losses (0 unless the loss is wanted and reduced).
-template <Want want, class T, class F>
+template <Want want, Detail detail, class T, class F>
 PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scale, int64_t start, int count,
                              PointwiseBuffers<T, F::operands.size>& buffers) {
   using V = Pack<T>;
-  constexpr int L = V::lanes, N = F::operands.size;
-  const bool each = args.reduction == Reduction::none;
+  constexpr int L = V::lanes, N = F::operands.size, graded = detail == Detail::plain ? 1 : N;
+  const bool each = detail == Detail::all && args.reduction == Reduction::none;
   const auto open = [&](const View& view, T* buffer) -> const T* {
     return present(view) ? read_block(view, start, count, buffer) : nullptr;
   };
-  const T *x[N], *weight = open(args.weight, buffers.weight);
+  const T *x[N], *weight = detail == Detail::all ? open(args.weight, buffers.weight) : nullptr;
   const T* seed = each ? open(args.seed, buffers.seed) : nullptr;
   T *loss = place_block(args.loss, start, buffers.loss), *grad[N];
   for (int k = 0; k < N; ++k) {
@@ -39,48 +43,60 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
     grad[k] = present(args.grad[k]) ? place_block(args.grad[k], start, buffers.grad[k]) : nullptr;
   }
 
-  V sum[4] = {V(T(0)), V(T(0)), V(T(0)), V(T(0))}, outside = V(T(0));
-  // One pack: `read(from)` and `write(to, pack)` know whether it is whole.
-  const auto work = [&](int at, V& total, auto&& read, auto&& write, auto&& counted) {
-    V operand[N];
-    for (int k = 0; k < N; ++k) operand[k] = x[k] != nullptr ? read(x[k] + at) : V(T(1));
-    const V w = weight != nullptr ? read(weight + at) : V(T(1));
-    const PointwiseResult<V, N> r = evaluate(formula, operand);
+  // One pack, or two: `read(from)` and `write(to, pack)` know whether it is whole.
+  const auto work = [&](int at, auto& total, auto& outside, auto&& read, auto&& write, auto&& counted) {
+    using X = std::remove_reference_t<decltype(total)>;
+    X operand[N];
+    for (int k = 0; k < N; ++k) operand[k] = x[k] != nullptr ? read(x[k] + at) : X(T(1));
+    const X w = weight != nullptr ? read(weight + at) : X(T(1));
+    const PointwiseResult<X, N> r = evaluate(formula, operand);
     if constexpr (F::domain != nullptr) {
-      outside = select(is_inside(formula, operand), outside, counted(V(T(1))));
+      outside = select(is_inside(formula, operand), outside, counted(X(T(1))));
     }
     if constexpr (want != Want::grads) {
-      const V value = weight != nullptr ? r.loss * w : r.loss;
+      const X value = weight != nullptr ? r.loss * w : r.loss;
       if (each) write(loss + at, value);
       total = total + counted(value);
     }
     if constexpr (want != Want::loss) {
-      const V factor = (seed != nullptr ? read(seed + at) : V(scale)) * w;
-      for (int k = 0; k < N; ++k) {
+      const X factor = (seed != nullptr ? read(seed + at) : X(scale)) * w;
+      for (int k = 0; k < graded; ++k) {
         if (grad[k] != nullptr) write(grad[k] + at, r.grad[k] * factor);
       }
     }
   };
-  const auto read_whole = [](const T* from) { return load_pack(from); };
-  const auto write_whole = [](T* to, V pack) { store_pack(to, pack); };
-  const auto all = [](V pack) { return pack; };
+  using B = Batch<T>;
+  constexpr int batch = lanes_of<B>, batches = 4 * L / batch;
+  B sums[batches], outsides = B(T(0));
+  for (B& sum : sums) sum = B(T(0));
+  const auto read_whole = [](const T* from) {
+    B whole;
+    convert(from, whole);
+    return whole;
+  };
+  const auto write_whole = [](T* to, B whole) { convert(whole, to); };
+  const auto all = [](B whole) { return whole; };
   Prefetch<T> first(args.operand[0], start), second(args.operand[1], start);
   Prefetch<T> third(args.operand[N - 1], start), output(args.grad[0], start);
   int i = 0;
   for (; i + 4 * L <= count; i += 4 * L) {
-    for (int k = 0; k < 4; ++k) {
-      first.next_to_read();
-      second.next_to_read();
-      if (N > 2) third.next_to_read();
-      if (want != Want::loss) output.next_to_write();
-      work(i + k * L, sum[k], read_whole, write_whole, all);
+    for (int k = 0; k < batches; ++k) {
+      for (int line = 0; line < batch; line += L) {
+        first.next_to_read();
+        second.next_to_read();
+        if (N > 2) third.next_to_read();
+        if (want != Want::loss) output.next_to_write();
+      }
+      work(i + k * batch, sums[k], outsides, read_whole, write_whole, all);
     }
   }
+  V total[4], outside = V(T(0));
+  memcpy(total, sums, sizeof(total));
   for (; i < count; i += L) {
     const int rest = count - i < L ? count - i : L;
     const auto inside = lane_numbers<T>() < IntegerPack<T>(typename IntegerPack<T>::lane(rest));
     work(
-        i, sum[0], [rest](const T* from) { return load_part(from, rest, T(0)); },
+        i, total[0], outside, [rest](const T* from) { return load_part(from, rest, T(0)); },
         [rest](T* to, V pack) { store_part(to, pack, rest); },
         [inside](V pack) { return select(inside, pack, V(T(0))); });
   }
@@ -89,7 +105,8 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
   for (int k = 0; want != Want::loss && k < N; ++k) {
     if (grad[k] != nullptr) write_block(args.grad[k], start, count, grad[k]);
   }
-  return {sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])), max_lanes(outside) > T(0)};
+  return {sum_lanes((total[0] + total[1]) + (total[2] + total[3])),
+          any_above_zero(outsides) || any_above_zero(outside)};
 }
 
 // The sum of part(start, length) over the blocks of `count` elements, in their order.
@@ -119,7 +136,7 @@ inline double sum_of(const View& view) {
   });
 }
 
-template <Want want, class T, class F>
+template <Want want, Detail detail, class T, class F>
 bool pointwise_run(const PointwiseArgs& args) {
   using Buffers = PointwiseBuffers<T, F::operands.size>;
   const F formula(args.hyper);
@@ -136,7 +153,7 @@ bool pointwise_run(const PointwiseArgs& args) {
   bool* outside = static_cast<bool*>(thread_scratch(2, blocks + 1));
   const double sum = sum_of_blocks(count, [&](int64_t start, int length) {
     auto& buffers = *static_cast<Buffers*>(thread_scratch(1, sizeof(Buffers)));
-    const auto part = pointwise_block<want>(formula, args, scale, start, length, buffers);
+    const auto part = pointwise_block<want, detail>(formula, args, scale, start, length, buffers);
     outside[start / kBlock] = part.outside;
     return part.loss;
   });
@@ -156,9 +173,17 @@ struct Pointwise {
   static bool run_as(const PointwiseArgs& args) {
     bool grads = false;
     for (const View& grad : args.grad) grads = grads || present(grad);
-    if (!grads) return pointwise_run<Want::loss, T, F<T>>(args);
-    if (!present(args.loss)) return pointwise_run<Want::grads, T, F<T>>(args);
-    return pointwise_run<Want::both, T, F<T>>(args);
+    if (!grads) return run_for<Want::loss, T>(args);
+    if (!present(args.loss)) return run_for<Want::grads, T>(args);
+    return run_for<Want::both, T>(args);
+  }
+
+  template <Want want, class T>
+  static bool run_for(const PointwiseArgs& args) {
+    bool plain = args.reduction != Reduction::none && !present(args.weight);
+    for (int k = 1; k < F<T>::operands.size; ++k) plain = plain && !present(args.grad[k]);
+    return plain ? pointwise_run<want, Detail::plain, T, F<T>>(args)
+                 : pointwise_run<want, Detail::all, T, F<T>>(args);
   }
 
   static bool run(const PointwiseArgs& args) {

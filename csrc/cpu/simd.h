@@ -151,6 +151,14 @@ FUSESTEP_HD Pack<double> scale_by_power(Pack<double> x, Pack<double> n, IntegerP
 #endif
 
 #if defined(__AVX512F__)
+// One step of Newton's makes 28 bits of the 14 that the instruction has: a third of the time of a division.
+FUSESTEP_HD Pack<float> quotient(Pack<float> a, Pack<float> b) {
+  const __m512 rough = _mm512_rcp14_ps(b.v), rest = _mm512_fnmadd_ps(b.v, rough, _mm512_set1_ps(1.0f));
+  return _mm512_mul_ps(a.v, _mm512_fmadd_ps(rough, rest, rough));
+}
+#endif
+
+#if defined(__AVX512F__)
 FUSESTEP_HD Pack<float> sqrt(Pack<float> x) { return _mm512_sqrt_ps(x.v); }
 FUSESTEP_HD Pack<double> sqrt(Pack<double> x) { return _mm512_sqrt_pd(x.v); }
 FUSESTEP_HD Pack<float> mul_add(Pack<float> a, Pack<float> b, Pack<float> c) {

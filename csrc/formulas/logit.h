@@ -12,16 +12,16 @@ FUSESTEP_TARGET_BEGIN
 template <class V>
 struct Logit {
   V p, rest;               // σ(x) and σ(−x)
-  V below, above, common;  // max(−x, 0), max(x, 0) and log1p(exp(−|x|))
+  V below, above, common;  // max(−x, 0), max(x, 0) and log1p(exp(−|x|)); of NaN the first two are numbers
 
   FUSESTEP_HD explicit Logit(V x) {
     const V zero = V(scalar_of<V>(0)), one = V(scalar_of<V>(1)), e = exp(-abs(x));
-    const V large = one / (one + e), small = e * large;  // σ(|x|), σ(−|x|)
+    const V large = quotient(one, one + e), small = e * large;  // σ(|x|), σ(−|x|)
     const auto up = x > zero;
-    p = select(x != x, x, select(up, large, small));
+    p = select(up, large, small);
     rest = select(up, small, large);
-    below = max(-x, zero);
-    above = max(x, zero);
+    below = select(up, zero, -x);
+    above = select(up, x, zero);
     common = detail::log_of_sum(one, e, [&](auto&&) { return large; });
   }
 

@@ -41,7 +41,10 @@ void report(const char* name, double worst, double at, double bound) {
   if (!ok) ++failures;
 }
 
-// A pack must give what a lane gives: `function` is called on both.
+// `function` is called on a lane and on a pack. Where a pack does not divide but has `quotient`, the two may
+// differ, each within the bound.
+constexpr bool packs_divide = FUSESTEP_VECTOR_BYTES < 64;
+
 template <class Function>
 void check_float(const char* name, Function function, double (*exact)(double), uint64_t stride,
                  double bound) {
@@ -56,13 +59,16 @@ void check_float(const char* name, Function function, double (*exact)(double), u
     }
     store_pack(out, function(load_pack(lanes)));
     for (int i = 0; i < V::lanes; ++i) {
-      const double error = error_in_ulps(out[i], exact(double(lanes[i])));
+      const float lane = function(lanes[i]);
+      const double right = exact(double(lanes[i]));
+      const double error = ::fmax(error_in_ulps(out[i], right), error_in_ulps(lane, right));
       if (error > worst) {
         worst = error;
         at = lanes[i];
       }
-      const float lane = function(lanes[i]);
-      if (bit_cast<uint32_t>(lane) != bit_cast<uint32_t>(out[i]) && !(isnan(lane) && isnan(out[i]))) {
+      const bool same =
+          bit_cast<uint32_t>(lane) == bit_cast<uint32_t>(out[i]) || (isnan(lane) && isnan(out[i]));
+      if (packs_divide && !same) {
         printf("%s(%.9g): %.9g in a lane, %.9g in a pack\n", name, lanes[i], lane, out[i]);
         ++failures;
         return;
