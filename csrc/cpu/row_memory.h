@@ -95,6 +95,16 @@ void scatter_rows(const View& view, int64_t first, int rows, int64_t classes, co
   });
 }
 
+// All bits zero is zero in every type.
+inline void clear_rows(const View& view, int64_t first, int rows, int64_t classes) {
+  const bool along = view.strides[view.dims - 1] == 1;
+  const Tile<char> order = along ? Tile<char>{nullptr, classes, 1} : Tile<char>{nullptr, 1, kTileRows};
+  const int size = size_of(view.dtype);
+  for_each_run(view, first, rows, classes, order, [&](int64_t, int64_t at, int64_t length) {
+    memset(static_cast<char*>(view.data) + at * size, 0, size_t(length * size));
+  });
+}
+
 // Rows that need no tile: already dense, of this storage type.
 template <class S>
 FUSESTEP_HD bool rows_in_place(const View& view) {

@@ -63,25 +63,25 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
   // Of each row only the label's score is read, and only its gradient is not zero.
   double run_own(int64_t first, int rows) const {
     const int64_t classes = args_.classes;
-    const View& x = args_.input;
-    T* zeros = static_cast<T*>(thread_scratch(1, (classes * rows + 1) * int64_t(sizeof(T))));
-    if (with_grad()) memset(zeros, 0, size_t(classes * rows) * sizeof(T));
+    const View &x = args_.input, &out = args_.grad_input;
+    const int last = x.dims - 1;
+    if (with_grad()) clear_rows(out, first, rows, classes);
     double sum = 0;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t row = first + r, label = label_of(row);
+    for (int64_t row = first; row < first + rows; ++row) {
+      const int64_t label = label_of(row);
       Row<T> result{};
       if (label >= 0) {
-        const int last = x.dims - 1;
-        const int64_t base = x.contiguous ? row * classes : offset_of(x, row, last);
-        const T own = load_floating<T>(x, base + label * (x.contiguous ? 1 : x.strides[last]));
+        const T own = load_floating<T>(x, offset_of(x, row, last) + label * x.strides[last]);
         const T none[F::sums] = {};
         result = formula_.loss(none, own, T(0), weight_of(label), T(classes));
-        if (with_grad()) zeros[r * classes + label] = result.label_grad * scale_of(row);
+        if (with_grad()) {
+          const int64_t at = offset_of(out, row, last) + label * out.strides[last];
+          store_floating(out, at, result.label_grad * scale_of(row));
+        }
       }
       sum += double(result.loss);
       store_loss(row, result.loss);
     }
-    if (with_grad()) scatter_rows(args_.grad_input, first, rows, classes, Tile<T>{zeros, classes, 1});
     return sum;
   }
 

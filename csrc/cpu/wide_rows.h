@@ -35,6 +35,13 @@ FUSESTEP_HD auto level_for(V level) {
   }
 }
 
+// Rows so long that the next one cannot be in the second cache beside a row and what is kept of it: it is
+// asked for when the row is done with.
+template <class S>
+bool is_long_row(int64_t classes) {
+  return classes * int64_t(sizeof(S)) > 256 * 1024;
+}
+
 // Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
 template <bool rough, class T, class S, class F>
 void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, int64_t label, T level, T* kept,
@@ -67,12 +74,13 @@ void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, in
 
   const bool in_place = static_cast<const void*>(kept) == static_cast<const void*>(grad);
   const int64_t step = unroll * L, whole = classes / step * step, label_at = label / step * step;
+  const bool late = grad != nullptr && is_long_row<S>(classes);
   const auto run = [&](int64_t from, int64_t to) {
     for (int64_t c = from; c < to; c += step) {
       for (int u = 0; u < unroll; ++u) {
         const int64_t at = c + u * L;
-        if (starts_line<S>(u * L)) {                   // see NOTE [prefetch] in blocks.h
-          __builtin_prefetch(x + classes + at, 0, 2);  // the next row
+        if (starts_line<S>(u * L)) {                              // see NOTE [prefetch] in blocks.h
+          if (!late) __builtin_prefetch(x + classes + at, 0, 2);  // the next row
           if (grad != nullptr) prefetch_to_write(grad + at, in_place ? kAhead : 0);
         }
         pack_at(at, sum[u]);
@@ -101,7 +109,9 @@ void row_grad(const F& formula, const Row<T>& one, const S* x, const T* kept, co
   constexpr int L = V::lanes;
   const Row<V> row{V(one.loss), V(one.label_grad), V(one.scale), V(one.shift)};
   int64_t c = 0;
+  const bool late = is_long_row<S>(classes);
   for (; c + L <= classes; c += L) {
+    if (late && starts_line<S>(int(c))) __builtin_prefetch(x + classes + c, 0, 2);
     const V w = weight != nullptr ? load_pack(weight + c) : V(T(1));
     store_as(grad + c, formula.grad(row, load_as<T>(x + c), load_pack(kept + c), w) * V(scale));
   }
