@@ -43,9 +43,11 @@ FUSESTEP_HD void prefetch_to_write(const S* to, int bytes) {
 template <class T>
 class Prefetch {
  public:
-  Prefetch(const View& view, int64_t start) {
+  // `direct`: a block is computed where it lies, whatever its dtype.
+  Prefetch(const View& view, int64_t start, bool direct) {
     if (!view.contiguous || !present(view)) return;
-    const int64_t size = size_of(view.dtype), ahead = view.dtype == dtype_of<T>() ? kAhead : kBlock * size;
+    const int64_t size = size_of(view.dtype);
+    const int64_t ahead = direct || view.dtype == dtype_of<T>() ? kAhead : kBlock * size;
     at_ = static_cast<const char*>(view.data) + start * size + ahead;
     step_ = Pack<T>::lanes * size;
   }

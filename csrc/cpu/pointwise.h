@@ -26,7 +26,8 @@ struct PointwiseSum {
 };
 
 // One block. The sum is that of its losses (0 unless the loss is wanted and reduced).
-template <Want want, Detail detail, class T, class F>
+// Operands and gradients are of the storage type S: of any, by way of the buffers, if that is T.
+template <Want want, Detail detail, class T, class S, class F>
 PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scale, int64_t start, int count,
                              PointwiseBuffers<T, F::operands.size>& buffers) {
   using V = Pack<T>;
@@ -35,12 +36,20 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
   const auto open = [&](const View& view, T* buffer) -> const T* {
     return present(view) ? read_block(view, start, count, buffer) : nullptr;
   };
-  const T *x[N], *weight = detail == Detail::all ? open(args.weight, buffers.weight) : nullptr;
+  constexpr bool direct = !std::is_same_v<S, T>;
+  const T* weight = detail == Detail::all ? open(args.weight, buffers.weight) : nullptr;
   const T* seed = each ? open(args.seed, buffers.seed) : nullptr;
-  T *loss = place_block(args.loss, start, buffers.loss), *grad[N];
+  T* loss = place_block(args.loss, start, buffers.loss);
+  const S* x[N];
+  S* grad[N];
   for (int k = 0; k < N; ++k) {
-    x[k] = open(args.operand[k], buffers.operand[k]);
-    grad[k] = present(args.grad[k]) ? place_block(args.grad[k], start, buffers.grad[k]) : nullptr;
+    if constexpr (direct) {
+      x[k] = present(args.operand[k]) ? element<S>(args.operand[k], start) : nullptr;
+      grad[k] = present(args.grad[k]) ? element<S>(args.grad[k], start) : nullptr;
+    } else {
+      x[k] = open(args.operand[k], buffers.operand[k]);
+      grad[k] = present(args.grad[k]) ? place_block(args.grad[k], start, buffers.grad[k]) : nullptr;
+    }
   }
 
   // One pack, or two: `read(from)` and `write(to, pack)` know whether it is whole.
@@ -69,15 +78,15 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
   constexpr int batch = lanes_of<B>, batches = 4 * L / batch;
   B sums[batches], outsides = B(T(0));
   for (B& sum : sums) sum = B(T(0));
-  const auto read_whole = [](const T* from) {
+  const auto read_whole = [](const auto* from) {
     B whole;
     convert(from, whole);
     return whole;
   };
-  const auto write_whole = [](T* to, B whole) { convert(whole, to); };
+  const auto write_whole = [](auto* to, B whole) { convert(whole, to); };
   const auto all = [](B whole) { return whole; };
-  Prefetch<T> first(args.operand[0], start), second(args.operand[1], start);
-  Prefetch<T> third(args.operand[N - 1], start), output(args.grad[0], start);
+  Prefetch<T> first(args.operand[0], start, direct), second(args.operand[1], start, direct);
+  Prefetch<T> third(args.operand[N - 1], start, direct), output(args.grad[0], start, direct);
   int i = 0;
   for (; i + 4 * L <= count; i += 4 * L) {
     for (int k = 0; k < batches; ++k) {
@@ -96,14 +105,16 @@ PointwiseSum pointwise_block(const F& formula, const PointwiseArgs& args, T scal
     const int rest = count - i < L ? count - i : L;
     const auto inside = lane_numbers<T>() < IntegerPack<T>(typename IntegerPack<T>::lane(rest));
     work(
-        i, total[0], outside, [rest](const T* from) { return load_part(from, rest, T(0)); },
-        [rest](T* to, V pack) { store_part(to, pack, rest); },
+        i, total[0], outside, [rest](const auto* from) { return load_part_as<T>(from, rest, T(0)); },
+        [rest](auto* to, V pack) { store_part_as(to, pack, rest); },
         [inside](V pack) { return select(inside, pack, V(T(0))); });
   }
 
   if (want != Want::grads && each) write_block(args.loss, start, count, loss);
-  for (int k = 0; want != Want::loss && k < N; ++k) {
-    if (grad[k] != nullptr) write_block(args.grad[k], start, count, grad[k]);
+  if constexpr (want != Want::loss && !direct) {
+    for (int k = 0; k < N; ++k) {
+      if (grad[k] != nullptr) write_block(args.grad[k], start, count, grad[k]);
+    }
   }
   return {sum_lanes((total[0] + total[1]) + (total[2] + total[3])),
           any_above_zero(outsides) || any_above_zero(outside)};
@@ -136,7 +147,7 @@ inline double sum_of(const View& view) {
   });
 }
 
-template <Want want, Detail detail, class T, class F>
+template <Want want, Detail detail, class T, class S, class F>
 bool pointwise_run(const PointwiseArgs& args) {
   using Buffers = PointwiseBuffers<T, F::operands.size>;
   const F formula(args.hyper);
@@ -153,7 +164,7 @@ bool pointwise_run(const PointwiseArgs& args) {
   bool* outside = static_cast<bool*>(thread_scratch(2, blocks + 1));
   const double sum = sum_of_blocks(count, [&](int64_t start, int length) {
     auto& buffers = *static_cast<Buffers*>(thread_scratch(1, sizeof(Buffers)));
-    const auto part = pointwise_block<want, detail>(formula, args, scale, start, length, buffers);
+    const auto part = pointwise_block<want, detail, T, S>(formula, args, scale, start, length, buffers);
     outside[start / kBlock] = part.outside;
     return part.loss;
   });
@@ -182,8 +193,23 @@ struct Pointwise {
   static bool run_for(const PointwiseArgs& args) {
     bool plain = args.reduction != Reduction::none && !present(args.weight);
     for (int k = 1; k < F<T>::operands.size; ++k) plain = plain && !present(args.grad[k]);
-    return plain ? pointwise_run<want, Detail::plain, T, F<T>>(args)
-                 : pointwise_run<want, Detail::all, T, F<T>>(args);
+    if (!plain) return pointwise_run<want, Detail::all, T, T, F<T>>(args);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (all_are<BFloat16>(args)) return pointwise_run<want, Detail::plain, T, BFloat16, F<T>>(args);
+      if (all_are<Float16>(args)) return pointwise_run<want, Detail::plain, T, Float16, F<T>>(args);
+    }
+    return pointwise_run<want, Detail::plain, T, T, F<T>>(args);
+  }
+
+  // Whether operands and gradient lie side by side as S, to be converted pack by pack.
+  template <class S>
+  static bool all_are(const PointwiseArgs& args) {
+    const auto is = [](const View& view) {
+      return !present(view) || (view.dtype == dtype_of<S>() && view.contiguous);
+    };
+    bool all = is(args.grad[0]);
+    for (const View& operand : args.operand) all = all && is(operand);
+    return all;
   }
 
   static bool run(const PointwiseArgs& args) {
