@@ -63,20 +63,22 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
   // Of each row only the label's score is read, and only its gradient is not zero.
   double run_own(int64_t first, int rows) const {
     const int64_t classes = args_.classes;
-    const View &x = args_.input, &out = args_.grad_input;
-    const int last = x.dims - 1;
-    if (with_grad()) clear_rows(out, first, rows, classes);
+    const auto at = [](const View& view, int64_t row, int64_t label) {
+      const int last = view.dims - 1;
+      return offset_of(view, row, last) + label * view.strides[last];
+    };
+    if (with_grad()) clear_rows(args_.grad_input, first, rows, classes);
     double sum = 0;
     for (int64_t row = first; row < first + rows; ++row) {
       const int64_t label = label_of(row);
       Row<T> result{};
       if (label >= 0) {
-        const T own = load_floating<T>(x, offset_of(x, row, last) + label * x.strides[last]);
+        const T own = load_floating<T>(args_.input, at(args_.input, row, label));
         const T none[F::sums] = {};
         result = formula_.loss(none, own, T(0), weight_of(label), T(classes));
         if (with_grad()) {
-          const int64_t at = offset_of(out, row, last) + label * out.strides[last];
-          store_floating(out, at, result.label_grad * scale_of(row));
+          const T grad = result.label_grad * scale_of(row);
+          store_floating(args_.grad_input, at(args_.grad_input, row, label), grad);
         }
       }
       sum += double(result.loss);
