@@ -120,6 +120,14 @@ FUSESTEP_HD void store_as(S* to, Pack<T> pack) {
 }
 
 // The first `count` lanes, the rest `fill`; see NOTE [tail] in simd.h.
+template <class T>
+FUSESTEP_HD Pack<T> load_part_as(const T* from, int count, T fill) {
+  return load_part(from, count, fill);
+}
+template <class T>
+FUSESTEP_HD void store_part_as(T* to, Pack<T> pack, int count) {
+  store_part(to, pack, count);
+}
 template <class T, class S>
 FUSESTEP_HD Pack<T> load_part_as(const S* from, int count, T fill) {
   S part[Pack<T>::lanes] = {};

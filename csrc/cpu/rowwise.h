@@ -122,8 +122,10 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
     for (int r = 0; r < rows; ++r) {
       const int64_t row = first + r;
       const T* x = read_in_place ? row_in_place<T>(args_.input, row, classes) : input.data + r * classes;
-      T* grad = write_in_place ? row_in_place<T>(args_.grad_input, row, classes) : output.data + r * classes;
-      const T loss = one_row(row, x, with_grad() ? grad : nullptr, grad);
+      T* grad = !with_grad()     ? nullptr
+                : write_in_place ? row_in_place<T>(args_.grad_input, row, classes)
+                                 : output.data + r * classes;
+      const T loss = one_row(row, x, grad, grad);
       sum += double(loss);
       store_loss(row, loss);
     }
