@@ -40,7 +40,7 @@ def _name_rows(axes: Axes, results: list[Result]) -> None:
 
 
 def _write(axes: Axes, title: str, note: str, path: Path) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=11, pad=22)  # above the legend
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
@@ -78,7 +78,7 @@ def speedups(run: Run, group: str, title: str, note: str, path: Path) -> None:
     axes.set_xlabel("torch's time over ours, log scale", fontsize=8)
     _name_rows(axes, results)
     if peers:
-        axes.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(peers), frameon=False)
+        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(peers), frameon=False)
     _write(axes, title, note, path)
 
 
