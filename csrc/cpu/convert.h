@@ -1,32 +1,17 @@
 // Between packs of the compute type T and memory of a storage type S; and runs of elements.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/simd.h"
 
 FUSESTEP_TARGET_BEGIN
 
 template <class S>
-struct DTypeOf;
-template <>
-struct DTypeOf<float> {
-  static constexpr DType value = DType::f32;
-};
-template <>
-struct DTypeOf<double> {
-  static constexpr DType value = DType::f64;
-};
-template <>
-struct DTypeOf<BFloat16> {
-  static constexpr DType value = DType::bf16;
-};
-template <>
-struct DTypeOf<Float16> {
-  static constexpr DType value = DType::f16;
-};
-
-template <class S>
 FUSESTEP_HD constexpr DType dtype_of() {
-  return DTypeOf<S>::value;
+  if (std::is_same_v<S, double>) return DType::f64;
+  if (std::is_same_v<S, BFloat16>) return DType::bf16;
+  return std::is_same_v<S, Float16> ? DType::f16 : DType::f32;
 }
 
 // As many 16-bit numbers, or floats, as a pack of the type twice as wide has lanes.
