@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/row_memory.h"
-#include "cpu/wide_rows.h"
+#include "formulas/contracts.h"
 
 FUSESTEP_TARGET_BEGIN
 

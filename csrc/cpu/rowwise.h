@@ -162,7 +162,7 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
       if (kept != nullptr) memset(grad, 0, size_t(classes) * sizeof(S));
       return T(0);
     }
-    const T own = T(widen(x[label]));
+    const T own = T(widen(load<S>(x + label)));
     const T level = formula_.level(F::finds_max ? row_max<T>(x, classes) : T(0), own);
     T sums[F::sums];
     this->by_digits(

@@ -151,7 +151,7 @@ FUSESTEP_HD Pack<double> scale_by_power(Pack<double> x, Pack<double> n, IntegerP
 #endif
 
 #if defined(__AVX512F__)
-// One step of Newton's makes 28 bits of the 14 that the instruction has: a third of the time of a division.
+// One step of Newton's makes 28 bits of the 14 that the instruction has.
 FUSESTEP_HD Pack<float> quotient(Pack<float> a, Pack<float> b) {
   const __m512 rough = _mm512_rcp14_ps(b.v), rest = _mm512_fnmadd_ps(b.v, rough, _mm512_set1_ps(1.0f));
   return _mm512_mul_ps(a.v, _mm512_fmadd_ps(rough, rest, rough));

@@ -59,9 +59,7 @@ void dot_block(const T* row, const double* const* columns, const T* next, int co
   }
   for (int k = 0; i < count; i += L, ++k) {
     const int rest = count - i < L ? count - i : L;
-    T part[L] = {};
-    memcpy(part, row + i, size_t(rest) * sizeof(T));
-    const V x = load_as<double>(part);
+    const V x = load_part_as(row + i, rest, 0.0);
     for (int c = 0; c < C; ++c) sum[c][k] = mul_add(x, load_part(columns[c] + i, rest, 0.0), sum[c][k]);
   }
   for (int c = 0; c < C; ++c) {
@@ -141,11 +139,8 @@ void combine_block(const T* const* x, const T* const* next, const double* c, int
   }
   for (; i < count; i += L) {
     const int rest = count - i < L ? count - i : L;
-    const V total = add(load_part(sum + i, rest, 0.0), [&](const T* from) {
-      T part[L] = {};
-      memcpy(part, from + i, size_t(rest) * sizeof(T));
-      return load_as<double>(part);
-    });
+    const V total =
+        add(load_part(sum + i, rest, 0.0), [&](const T* from) { return load_part_as(from + i, rest, 0.0); });
     store_part(sum + i, total, rest);
   }
 }

@@ -26,15 +26,6 @@ T row_max(const S* x, int64_t classes) {
   return max_lanes(max(max(best[0], best[1]), max(best[2], best[3])));
 }
 
-template <bool rough, class V>
-FUSESTEP_HD auto level_for(V level) {
-  if constexpr (rough) {
-    return Rough<V>{level};
-  } else {
-    return level;
-  }
-}
-
 // Rows so long that the next one cannot be in the second cache beside a row and what is kept of it: it is
 // asked for when the row is done with.
 template <class S>

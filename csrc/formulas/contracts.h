@@ -83,6 +83,15 @@ FUSESTEP_HD V exp_difference(V x, Rough<V> level) {
   return exp(x - level.value);
 }
 
+template <bool rough, class V>
+FUSESTEP_HD auto level_for(V level) {
+  if constexpr (rough) {
+    return Rough<V>{level};
+  } else {
+    return level;
+  }
+}
+
 // ---- rowwise: one row of class scores against a label ----------------------------------------------
 // The lanes of V are classes of one row, or one class of several rows: a formula does not know.
 //

@@ -30,9 +30,9 @@ struct Softmax : DenseRows {
 
   template <class V>
   FUSESTEP_HD DenseResult<V> operator()(const DenseRow<V>& row, V, V, V kept, V, V) const {
-    // kept / row.a in a sixth of the time: the quotient by way of the reciprocal, and what it left over.
-    const V quotient = kept * row.b, rest = mul_add(-quotient, row.a, kept);
-    return {mul_add(rest, row.b, quotient), V(T(0))};
+    // kept / row.a with one division a row: by way of its reciprocal, and what that left over.
+    const V share = kept * row.b, rest = mul_add(-share, row.a, kept);
+    return {mul_add(rest, row.b, share), V(T(0))};
   }
 };
 
