@@ -1,10 +1,12 @@
 #include "bindings/loss.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
-#include "bindings/arrays.h"
 #include "bindings/engines.h"
+#include "bindings/loss_checks.h"
+#include "bindings/pool.h"
 
 namespace py = pybind11;
 
@@ -24,92 +26,6 @@ void read_optional(py::handle object, const char* name, std::optional<Array>& ar
 }
 
 View view_if(const std::optional<Array>& array) { return array ? view_of(*array) : View(); }
-
-void need_floating(const Array& array, const char* name) {
-  if (!is_floating(array.dtype)) {
-    throw Unsupported{"`" + std::string(name) + "` must be floating point, got " + describe(array)};
-  }
-}
-
-void need_same_device(const Array& array, const char* name, const Array& input, const char* input_name) {
-  if (array.device != input.device || array.device_index != input.device_index) {
-    const auto place = [](const Array& a) {
-      return a.device == Device::cpu ? std::string("cpu") : "cuda:" + std::to_string(a.device_index);
-    };
-    throw std::runtime_error("`" + std::string(name) + "` is on " + place(array) + ", but `" + input_name +
-                             "` is on " + place(input) + "; expected them on the same device");
-  }
-}
-
-struct Call {
-  const OpInfo& info;
-  int op;  // its place in the tables
-  const LossCall& given;
-  std::optional<Array> operand[kMaxOperands], weight;
-  std::optional<Array> loss, grad[kMaxOperands], seed;
-  double hyper[8] = {};
-  Reduction reduction;
-
-  const Array& first() const { return *operand[0]; }
-  bool each() const { return reduction == Reduction::none; }
-};
-
-std::string grad_name(const OpInfo& info, size_t operand) {
-  return std::string("grad_") + info.operands[operand];
-}
-
-// An output must be memory of its own that may be written.
-void need_output(const std::optional<Array>& output, const char* name, int64_t count, const Call& call) {
-  if (!output) return;
-  const Array& out = *output;
-  need_floating(out, name);
-  if (!out.writeable) throw py::value_error("`" + std::string(name) + "` is read-only");
-  if (out.count != count) {
-    throw py::value_error("`" + std::string(name) + "` must have " + std::to_string(count) +
-                          " elements, got " + describe(out));
-  }
-  const Extent a = extent_of(out);
-  bool shared = overlaps_itself(out);
-  const auto compare = [&](const std::optional<Array>& input) {
-    if (!input) return;
-    const Extent b = extent_of(*input);
-    shared = shared || (a.begin < b.end && b.begin < a.end);
-  };
-  for (const auto& operand : call.operand) compare(operand);
-  compare(call.weight);
-  if (shared) throw py::value_error("`" + std::string(name) + "` overlaps itself or an input");
-}
-
-void need_outputs(const Call& call, int64_t loss_count) {
-  need_output(call.loss, "loss", loss_count, call);
-  for (int k = 0; k < call.info.operand_count; ++k) {
-    if (!call.grad[k]) continue;
-    const std::string name = grad_name(call.info, size_t(k));
-    need_output(call.grad[k], name.c_str(), call.operand[k]->count, call);
-    if (!same_shape(*call.grad[k], *call.operand[k])) {
-      throw py::value_error("`" + name + "` must have the shape of `" + call.info.operands[k] + "`, got " +
-                            describe(*call.grad[k]));
-    }
-  }
-  if (call.seed) {
-    need_floating(*call.seed, "grad_output");
-    if (call.seed->count != loss_count) {
-      throw std::runtime_error("`grad_output` must have " + std::to_string(loss_count) + " elements, got " +
-                               describe(*call.seed));
-    }
-  }
-}
-
-// Operands, and a sample weight, of one shape.
-void need_shape_of_first(const Call& call, const std::optional<Array>& array, const char* name) {
-  if (!array) return;
-  need_floating(*array, name);
-  if (!same_shape(call.first(), *array)) {
-    throw std::runtime_error(std::string(call.info.name) + ": `" + name + "` must have the shape of `" +
-                             call.info.operands[0] + "`, got " + describe(*array) + " for " +
-                             describe(call.first()));
-  }
-}
 
 // Fills in what the arguments of all shapes share, and runs kernel(its table entry, args).
 template <class Args, class Run>
@@ -225,7 +141,7 @@ void run_dense(Call& call) {
   for (auto& operand : call.operand) as_row(operand);
   for (auto& grad : call.grad) as_row(grad);
   const Array& x = call.first();
-  const int64_t dim = call.given.dim;
+  const int64_t dim = call.given.dim.value_or(x.dims > 1 ? 1 : 0);
   if (dim < -x.dims || dim >= x.dims) {
     throw py::index_error("Dimension out of range: `dim` must be in [" + std::to_string(-x.dims) + ", " +
                           std::to_string(x.dims - 1) + "], got " + std::to_string(dim));
@@ -255,17 +171,17 @@ void run_dense(Call& call) {
 
 }  // namespace
 
-void run_loss(const OpInfo& info, int op, const LossCall& given) {
+py::tuple run_loss(const OpInfo& info, int op, const LossCall& given) {
   Call call{info, op, given, {}, {}, {}, {}, {}, {}, reduction_from(given.reduction)};
   if (int(given.hyper.size()) != info.hyper_count) {
     throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
                           " hyper-parameters, got " + std::to_string(given.hyper.size()));
   }
   for (size_t i = 0; i < given.hyper.size(); ++i) call.hyper[i] = py::cast<double>(given.hyper[i]);
-  const size_t operands = size_t(info.operand_count);
-  if (given.operands.size() != operands || given.outputs.size() > operands + 1) {
-    throw py::value_error(std::string(info.name) + " takes " + std::to_string(operands) + " operands, got " +
-                          std::to_string(given.operands.size()));
+  const size_t operands = given.operands.size(), most = size_t(info.operand_count);
+  if (operands > most || operands < std::min<size_t>(most, 2) || given.outputs.size() > operands + 1) {
+    throw py::value_error(std::string(info.name) + " takes " + std::to_string(most) + " operands, got " +
+                          std::to_string(operands));
   }
   for (size_t k = 0; k < operands; ++k) {
     const char* name = info.operands[k];
@@ -280,14 +196,29 @@ void run_loss(const OpInfo& info, int op, const LossCall& given) {
   read_optional(given.weight, "weight", call.weight, true);
   if (call.weight) need_same_device(*call.weight, "weight", call.first(), info.operands[0]);
   if (given.outputs.size() > 0) read_optional(given.outputs[0], "loss", call.loss, false);
-  for (size_t k = 1; k < given.outputs.size(); ++k) {
-    if (given.outputs[k].is_none()) continue;
-    read_array(given.outputs[k], grad_name(info, k - 1).c_str(), call.grad[k - 1].emplace(), false);
+  py::tuple grads(given.outputs.size() > 0 ? given.outputs.size() - 1 : 0);
+  for (size_t k = 0; k < grads.size(); ++k) {
+    py::object grad = given.outputs[k + 1];
+    if (grad.ptr() == Py_True && call.operand[k]) {
+      grad = empty_like(given.operands[k], *call.operand[k], false);
+    } else if (PyBool_Check(grad.ptr())) {
+      grad = py::none();
+    }
+    if (!grad.is_none()) read_array(grad, grad_name(info, k).c_str(), call.grad[k].emplace(), false);
+    grads[k] = std::move(grad);
   }
   read_optional(given.seed, "grad_output", call.seed, true);
-  if (info.shape == Shape::pointwise) return run_pointwise(call);
-  if (info.shape == Shape::rowwise) return run_rowwise(call);
-  run_dense(call);
+  switch (info.shape) {
+    case Shape::pointwise:
+      run_pointwise(call);
+      break;
+    case Shape::rowwise:
+      run_rowwise(call);
+      break;
+    default:
+      run_dense(call);
+  }
+  return grads;
 }
 
 }  // namespace fusestep

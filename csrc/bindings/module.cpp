@@ -7,6 +7,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/cached_plan.h"
+#include "bindings/common_case.h"
 #include "bindings/engines.h"
 #include "bindings/loss.h"
 #include "bindings/pool.h"
@@ -108,8 +109,21 @@ PYBIND11_MODULE(_native, m) {
   m.def("set_num_threads", set_num_threads, py::arg("count"), "0 goes back to the runtime's setting.");
   m.def("threading", threading_runtime, "'openmp', 'pool' or 'serial'.");
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
-  m.def("pooled_like", pooled_like, py::arg("like"), py::arg("row_major") = false,
-        "Uninitialised memory like that of a tensor or array, from the pool; None where that does not pay.");
+  m.def(
+      "common_case", [](const AnyTuple& operands, bool alike) { return common_case(operands, alike); },
+      py::arg("operands"), py::arg("alike"),
+      "Whether autograd has to see a call with these tensors; None if a closer look is needed, because of\n"
+      "them (if alike, also where dtypes, shapes or devices differ) or of a mode or transform of torch.");
+  m.def(
+      "empty_like",
+      [](const py::object& like, bool row_major) {
+        Array array;
+        read_array(like, "like", array, false);
+        return empty_like(like, array, row_major);
+      },
+      py::arg("like"), py::arg("row_major") = false,
+      "Uninitialised memory like that of a tensor or array, from the pool where that pays.\n"
+      "In C order if row_major, or from NumPy.");
   m.def("empty_cache", empty_pool);
   m.def("set_cache_limit", set_pool_limit, py::arg("bytes"));
   m.def("get_cache_limit", get_pool_limit);
@@ -124,19 +138,19 @@ PYBIND11_MODULE(_native, m) {
       "run",
       [](const std::string& op, const AnyTuple& operands, const AnyTuple& outputs, const AnyTuple& hyper,
          const std::string& reduction, const py::object& seed, const py::object& weight,
-         std::optional<int64_t> ignore_index, double divisor, int64_t dim) {
+         std::optional<int64_t> ignore_index, double divisor, std::optional<int64_t> dim) -> AnyTuple {
         const int index = find_op(op, false);
         const LossCall call{operands, outputs, hyper, reduction, seed, weight, ignore_index, divisor, dim};
-        run_loss(kOps[index], index, call);
+        return run_loss(kOps[index], index, call);
       },
       py::arg("op"), py::arg("operands"), py::arg("outputs"), py::arg("hyper") = AnyTuple(py::tuple()),
       py::arg("reduction") = "mean", py::arg("seed") = py::none(), py::arg("weight") = py::none(),
-      py::arg("ignore_index") = py::none(), py::arg("divisor") = 0.0, py::arg("dim") = 1,
-      "One loss call. operands: those of ops()[op].\n"
+      py::arg("ignore_index") = py::none(), py::arg("divisor") = 0.0, py::arg("dim") = py::none(),
+      "One loss call. operands: those of ops()[op]; the last may be absent.\n"
       "outputs: (loss, the gradient of each operand), written where not None; for softmax and its like\n"
-      "(None, result).\n"
+      "(None, result). A gradient may also be True, for new memory, or False. Returns the gradients.\n"
       "seed: grad_output, 1 if None. weight: of elements or of classes. divisor: of a mean, if not 0.\n"
-      "dim: of the classes, where the target is dense.");
+      "dim: of the classes, where the target is dense; None: the second, or the only one.");
   m.def(
       "step",
       [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups, const std::string& gradients,

@@ -225,28 +225,47 @@ py::object as_numpy(const py::array& from, const Array& like, const Block& block
   return py::array(from.dtype(), sizes, strides, block.data, base);
 }
 
+// Null if the pool is not for it: with gaps, switched off, without a way to hand out its memory.
+py::object pooled_like(py::handle like, const Array& array, int64_t bytes, bool row_major) {
+  const bool from_numpy = py::isinstance<py::array>(like);
+  const DLPackExchangeAPI* api = from_numpy ? nullptr : exchange_api_of(like);
+  if (!from_numpy && (api == nullptr || api->managed_tensor_to_py_object_no_sync == nullptr)) return {};
+  Pool& pool = Pool::instance();
+  if (bytes > pool.limit()) return {};
+  row_major = row_major || from_numpy;
+  if (!row_major && !has_no_gaps(array)) return {};
+  Array result = array;
+  if (row_major) make_row_major(result);
+  const Block block = pool.take(bytes);
+  if (block.data == nullptr) return {};
+  if (from_numpy) return as_numpy(py::reinterpret_borrow<py::array>(like), result, block);
+  return as_torch(*api, result, block);
+}
+
+// As the library itself makes it.
+py::object unpooled_like(py::handle like, bool row_major) {
+  if (py::isinstance<py::array>(like)) {
+    const auto from = py::reinterpret_borrow<py::array>(like);
+    return py::array(from.dtype(), std::vector<py::ssize_t>(from.shape(), from.shape() + from.ndim()));
+  }
+  static PyObject* const make = py::object(py::module_::import("torch").attr("empty_like")).release().ptr();
+  if (row_major) {
+    const py::object order = py::module_::import("torch").attr("contiguous_format");
+    return py::reinterpret_borrow<py::object>(make)(like, py::arg("memory_format") = order);
+  }
+  PyObject* const made = PyObject_CallOneArg(make, like.ptr());
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
 }  // namespace
 
-std::optional<py::object> pooled_like(py::handle like, bool row_major) {
-  const DLPackExchangeAPI* api = exchange_api_of(like);
-  const bool from_numpy = api == nullptr && py::isinstance<py::array>(like);
-  if (!from_numpy && (api == nullptr || api->managed_tensor_to_py_object_no_sync == nullptr))
-    return std::nullopt;
-  Array array;
-  read_array(like, "like", array, false);
+py::object empty_like(py::handle like, const Array& array, bool row_major) {
   const int64_t bytes = array.count * size_of(array.dtype);
-  if (bytes < kSmallest || array.device != Device::cpu || !is_floating(array.dtype)) return std::nullopt;
-  Pool& pool = Pool::instance();
-  if (bytes > pool.limit()) return std::nullopt;
-  if (row_major) {
-    make_row_major(array);
-  } else if (!has_no_gaps(array)) {
-    return std::nullopt;
+  if (bytes >= kSmallest && array.device == Device::cpu && is_floating(array.dtype)) {
+    if (py::object pooled = pooled_like(like, array, bytes, row_major)) return pooled;
   }
-  const Block block = pool.take(bytes);
-  if (block.data == nullptr) return std::nullopt;
-  if (from_numpy) return as_numpy(py::reinterpret_borrow<py::array>(like), array, block);
-  return as_torch(*api, array, block);
+  return unpooled_like(like, row_major);
 }
 
 void set_pool_limit(int64_t bytes) {

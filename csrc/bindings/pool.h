@@ -5,14 +5,15 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <optional>
+
+#include "bindings/arrays.h"
 
 namespace fusestep {
 
-// Uninitialised memory of the shape and dtype of a tensor or NumPy array on the CPU, and of its strides
-// unless `row_major`, as an object of the same library. Nothing if the pool is not for it (small, with gaps,
-// elsewhere, switched off): the library's own empty_like is then as good.
-std::optional<pybind11::object> pooled_like(pybind11::handle like, bool row_major);
+// Uninitialised memory of the shape and dtype of a tensor or NumPy array, as an object of the same library,
+// on the same device; in C order if `row_major` or from NumPy, else as torch.empty_like lays it out. It is
+// memory of the pool where that pays. `array`: what read_array made of `like`.
+pybind11::object empty_like(pybind11::handle like, const Array& array, bool row_major);
 
 // Blocks that no tensor uses are kept up to `limit` bytes; the ones used longest ago go first.
 void set_pool_limit(int64_t bytes);

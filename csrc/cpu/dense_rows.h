@@ -109,12 +109,11 @@ void narrow_dense(const F& formula, DenseTile<T>& tile, const T* weight, int64_t
     }
     const V level = formula.level(top);
     V sum[K];
-    for (V& s : sum) s = V(T(0));
-    for (int64_t c = 0; c < classes; ++c) {
+    add_up(classes, sum, [&](int64_t c, V(&part)[K]) {
       const V kept =
-          formula.visit(sum, at(tile.x, c), at(tile.target, c), level_for<rough>(level), weight_at(c));
+          formula.visit(part, at(tile.x, c), at(tile.target, c), level_for<rough>(level), weight_at(c));
       if (with_results) store_pack(tile.first + c * kTileRows + r, kept);
-    }
+    });
     const DenseRow<V> row = formula.row(sum, level);
     store_pack(tile.loss + r, row.loss);
     if (!with_results) continue;

@@ -6,7 +6,7 @@
 
 FUSESTEP_TARGET_BEGIN
 
-constexpr int64_t kNarrow = 64;  // classes; a bound on the length alone, so that layout changes no bits
+constexpr int64_t kNarrow = 128;  // classes; a bound on the length alone, so that layout changes no bits
 
 // Tiles of kTileRows rows, class by class: x[c * kTileRows + r]. A row without a label has label -1.
 template <class T>
@@ -15,6 +15,21 @@ struct NarrowTile {
   T loss[kTileRows], scale[kTileRows];
   integer_of<T> label[kTileRows];
 };
+
+// sum[k] = what add(class, part) adds to part[k], over all classes; in parts, because the error of a sum
+// grows with the number of its terms.
+template <int K, class V, class Add>
+void add_up(int64_t classes, V (&sum)[K], Add&& add) {
+  constexpr int64_t terms = 16;
+  for (V& s : sum) s = V(0);
+  for (int64_t from = 0; from < classes; from += terms) {
+    V part[K];
+    for (V& p : part) p = V(0);
+    const int64_t to = from + terms < classes ? from + terms : classes;
+    for (int64_t c = from; c < to; ++c) add(c, part);
+    for (int k = 0; k < K; ++k) sum[k] = sum[k] + part[k];
+  }
+}
 
 // Losses of all rows of the tile and, if wanted, their gradients times `scale`.
 template <bool rough, class T, class F>
@@ -37,17 +52,16 @@ void narrow_rows(const F& formula, NarrowTile<T>& tile, const T* weight, int64_t
     }
     const V level = formula.level(top, own);
     V sum[K];
-    for (V& s : sum) s = V(T(0));
-    for (int64_t c = 0; c < classes; ++c) {
+    add_up(classes, sum, [&](int64_t c, V(&part)[K]) {
       const V x = load_pack(tile.x + c * kTileRows + r);
       const V w = weight != nullptr ? V(weight[c]) : V(T(1));
       V next[K];
-      for (int k = 0; k < K; ++k) next[k] = sum[k];
+      for (int k = 0; k < K; ++k) next[k] = part[k];
       const V kept = formula.visit(next, x, level_for<rough>(level), w);
       const auto here = label == I(typename I::lane(c));
-      for (int k = 0; k < K; ++k) sum[k] = select(here, sum[k], next[k]);
+      for (int k = 0; k < K; ++k) part[k] = select(here, part[k], next[k]);
       if (with_grad) store_pack(tile.grad + c * kTileRows + r, kept);
-    }
+    });
     const Row<V> row = formula.loss(sum, own, level, own_weight, V(T(classes)));
     const auto ignored = label < I(typename I::lane(0));
     store_pack(tile.loss + r, select(ignored, V(T(0)), row.loss));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/blocks.h"
+#include "cpu/transpose.h"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -73,14 +74,34 @@ void for_each_run(const View& view, int64_t first, int rows, int64_t classes, co
   }
 }
 
+// Calls square(row of the tile, row(i): its elements in the view) for the rows that fill packs, if they have
+// to be turned: dense in memory, side by side in the tile. Returns how many rows that were.
+template <class S, class T, class Square>
+int for_each_square(const View& view, int64_t first, int rows, const Tile<T>& tile, Square&& square) {
+  const int lead = view.dims - 1;
+  if (view.strides[lead] != 1 || tile.row_step != 1) return 0;
+  constexpr int L = Pack<T>::lanes;
+  int r = 0;
+  for (; r + L <= rows; r += L) {
+    S* row[L];
+    for (int i = 0; i < L; ++i) row[i] = element<S>(view, offset_of(view, first + r + i, lead));
+    square(r, [&](int i) { return row[i]; });
+  }
+  return r;
+}
+
 template <class T>
 void gather_rows(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile) {
   dispatch_floating(view.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
-    const auto move = [&](int64_t to, int64_t from, int64_t length) {
-      widen_run(element<S>(view, from), tile.data + to, length);
+    const int done = for_each_square<S>(view, first, rows, tile, [&](int r, auto&& row) {
+      transpose_to_lanes(classes, tile.data + r, tile.class_step, row);
+    });
+    T* const to = tile.data + done * tile.row_step;
+    const auto move = [&](int64_t at, int64_t from, int64_t length) {
+      widen_run(element<S>(view, from), to + at, length);
     };
-    for_each_run(view, first, rows, classes, tile, move);
+    for_each_run(view, first + done, rows - done, classes, tile, move);
   });
 }
 
@@ -88,10 +109,14 @@ template <class T>
 void scatter_rows(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile) {
   dispatch_floating(view.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
-    const auto move = [&](int64_t from, int64_t to, int64_t length) {
-      narrow_run(tile.data + from, element<S>(view, to), length);
+    const int done = for_each_square<S>(view, first, rows, tile, [&](int r, auto&& row) {
+      transpose_from_lanes(classes, tile.data + r, tile.class_step, row);
+    });
+    const T* const from = tile.data + done * tile.row_step;
+    const auto move = [&](int64_t at, int64_t to, int64_t length) {
+      narrow_run(from + at, element<S>(view, to), length);
     };
-    for_each_run(view, first, rows, classes, tile, move);
+    for_each_run(view, first + done, rows - done, classes, tile, move);
   });
 }
 

@@ -118,17 +118,14 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
     T* buffer = static_cast<T*>(thread_scratch(1, 2 * cells * int64_t(sizeof(T))));
     const Tile<T> input{buffer, classes, 1}, output{buffer + cells, classes, 1};
     if (!read_in_place) gather_rows(args_.input, first, rows, classes, input);
-    double sum = 0;
-    for (int r = 0; r < rows; ++r) {
+    const double sum = run_batches<T>(first, rows, [&](int r) {
       const int64_t row = first + r;
       const T* x = read_in_place ? row_in_place<T>(args_.input, row, classes) : input.data + r * classes;
       T* grad = !with_grad()     ? nullptr
                 : write_in_place ? row_in_place<T>(args_.grad_input, row, classes)
                                  : output.data + r * classes;
-      const T loss = one_row(row, x, grad, grad);
-      sum += double(loss);
-      store_loss(row, loss);
-    }
+      return Line<T>{x, grad, grad};
+    });
     if (with_grad() && !write_in_place) scatter_rows(args_.grad_input, first, rows, classes, output);
     return sum;
   }
@@ -141,35 +138,67 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
   // Rows of a storage type that is converted pack by pack.
   template <class S>
   double run_in_place(int64_t first, int rows) const {
+    using Batch = RowBatch<T, F>;
     const int64_t classes = args_.classes;
-    T* kept = static_cast<T*>(thread_scratch(1, classes * int64_t(sizeof(T))));
+    const int turn = Batch::rows_for(classes);
+    T* buffer = static_cast<T*>(thread_scratch(1, turn * classes * int64_t(sizeof(T))));
+    return run_batches<S>(first, rows, [&](int r) {
+      const S* x = row_in_place<S>(args_.input, first + r, classes);
+      if (!with_grad()) return Line<S>{x, nullptr, nullptr};
+      return Line<S>{x, buffer + r % turn * classes, row_in_place<S>(args_.grad_input, first + r, classes)};
+    });
+  }
+
+  // Where a row is. Without a gradient there is no memory to keep anything for it.
+  template <class S>
+  struct Line {
+    const S* x;
+    T* kept;
+    S* grad;
+  };
+
+  template <class S, class LineOf>
+  double run_batches(int64_t first, int rows, LineOf&& line_of) const {
+    using Batch = RowBatch<T, F>;
+    const int64_t classes = args_.classes;
+    const int turn = Batch::rows_for(classes);
     double sum = 0;
-    for (int64_t row = first; row < first + rows; ++row) {
-      S* grad = with_grad() ? row_in_place<S>(args_.grad_input, row, classes) : nullptr;
-      const T loss =
-          one_row(row, row_in_place<S>(args_.input, row, classes), with_grad() ? kept : nullptr, grad);
-      sum += double(loss);
-      store_loss(row, loss);
+    for (int from = 0; from < rows; from += turn) {
+      const int count = rows - from < turn ? rows - from : turn;
+      Batch batch{};
+      for (int i = 0; i < count; ++i) {
+        batch.label[i] = label_of(first + from + i);
+        if (batch.label[i] >= 0) sum_row(batch, i, line_of(from + i));
+      }
+      batch.finish(formula_, classes);
+      for (int i = 0; i < count; ++i) {
+        const int64_t row = first + from + i, label = batch.label[i];
+        const Line<S> line = line_of(from + i);
+        const Row<T> result = label < 0 ? Row<T>{} : batch.row(i);
+        if (line.kept != nullptr && label < 0) memset(line.grad, 0, size_t(classes) * sizeof(S));
+        if (line.kept != nullptr && label >= 0) {
+          row_grad(formula_, result, line.x, line.kept, weight_, classes, label, scale_of(row), line.grad);
+        }
+        sum += double(result.loss);
+        store_loss(row, result.loss);
+      }
     }
     return sum;
   }
 
-  // Without a gradient if there is no memory to keep anything for it.
   template <class S>
-  T one_row(int64_t row, const S* x, T* kept, S* grad) const {
-    const int64_t classes = args_.classes, label = label_of(row);
-    if (label < 0) {
-      if (kept != nullptr) memset(grad, 0, size_t(classes) * sizeof(S));
-      return T(0);
-    }
-    const T own = T(widen(load<S>(x + label)));
-    const T level = formula_.level(F::finds_max ? row_max<T>(x, classes) : T(0), own);
+  void sum_row(RowBatch<T, F>& batch, int i, const Line<S>& line) const {
+    const int64_t classes = args_.classes, label = batch.label[i];
+    const T own = T(widen(load<S>(line.x + label)));
+    const T level = formula_.level(F::finds_max ? row_max<T>(line.x, classes) : T(0), own);
     T sums[F::sums];
-    this->by_digits(
-        [&](auto rough) { row_sums<rough>(formula_, x, weight_, classes, label, level, kept, grad, sums); });
-    const Row<T> result = formula_.loss(sums, own, level, weight_of(label), T(classes));
-    if (kept != nullptr) row_grad(formula_, result, x, kept, weight_, classes, label, scale_of(row), grad);
-    return result.loss;
+    this->by_digits([&](auto rough) {
+      row_sums<rough>(formula_, line.x, weight_, classes, label, level, line.kept, line.grad, sums);
+    });
+    for (int k = 0; k < F::sums; ++k) batch.sums[k][i] = sums[k];
+    batch.own[i] = own;
+    batch.level[i] = level;
+    batch.weight[i] = weight_of(label);
   }
 
   const F formula_;

@@ -222,36 +222,6 @@ FUSESTEP_HD void store_pack(T* to, Pack<T> pack) {
   memcpy(to, &pack.v, sizeof(pack.v));
 }
 
-// The first `count` lanes, the rest `fill`. NOTE [tail]: an engine works on whole packs only; the
-// last one of a run is loaded and stored through these, so a formula has no scalar twin.
-template <class T>
-FUSESTEP_HD Pack<T> load_part(const T* from, int count, T fill) {
-  Pack<T> pack(fill);
-  memcpy(&pack.v, from, size_t(count) * sizeof(T));
-  return pack;
-}
-
-template <class T>
-FUSESTEP_HD void store_part(T* to, Pack<T> pack, int count) {
-  memcpy(to, &pack.v, size_t(count) * sizeof(T));
-}
-
-#if defined(__AVX512F__)
-// Lanes that a mask leaves out are not touched in memory.
-FUSESTEP_HD Pack<float> load_part(const float* from, int count, float fill) {
-  return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1u), from);
-}
-FUSESTEP_HD void store_part(float* to, Pack<float> pack, int count) {
-  _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1u), pack.v);
-}
-FUSESTEP_HD Pack<double> load_part(const double* from, int count, double fill) {
-  return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), __mmask8((1u << count) - 1u), from);
-}
-FUSESTEP_HD void store_part(double* to, Pack<double> pack, int count) {
-  _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1u), pack.v);
-}
-#endif
-
 // Lanes 0, 1, 2, …
 template <class T>
 FUSESTEP_HD IntegerPack<T> lane_numbers() {

@@ -6,6 +6,9 @@
 
 FUSESTEP_TARGET_BEGIN
 
+constexpr int64_t kBatchClasses = 3072;  // of all rows of a RowBatch
+constexpr int64_t kShort = 512;  // classes; up to here a branch for the label is mispredicted too often
+
 template <class T, class S>
 T row_max(const S* x, int64_t classes) {
   using V = Pack<T>;
@@ -33,6 +36,35 @@ bool is_long_row(int64_t classes) {
   return classes * int64_t(sizeof(S)) > 256 * 1024;
 }
 
+// Rows between their sums and their gradients. What a row needs once, mostly logarithms, is computed for
+// all of them together, the lanes of a pack being rows; a lane without a row computes on zeros.
+template <class T, class F>
+struct RowBatch {
+  static constexpr int size = Pack<T>::lanes;
+  T sums[F::sums][size], own[size], level[size], weight[size];
+  T loss[size], label_grad[size], scale[size], shift[size];
+  int64_t label[size];
+
+  // As many as stay in the first cache until their gradients are computed.
+  static int rows_for(int64_t classes) {
+    const int64_t wish = kBatchClasses / (classes > 0 ? classes : 1);
+    return wish < 1 ? 1 : wish > size ? size : int(wish);
+  }
+
+  void finish(const F& formula, int64_t classes) {
+    using V = Pack<T>;
+    V sum[F::sums];
+    for (int k = 0; k < F::sums; ++k) sum[k] = load_pack(sums[k]);
+    const Row<V> row = formula.loss(sum, load_pack(own), load_pack(level), load_pack(weight), V(T(classes)));
+    store_pack(loss, row.loss);
+    store_pack(label_grad, row.label_grad);
+    store_pack(scale, row.scale);
+    store_pack(shift, row.shift);
+  }
+
+  Row<T> row(int i) const { return {loss[i], label_grad[i], scale[i], shift[i]}; }
+};
+
 // Sums over all classes but `label`, and in `kept` (if not null) what the formula wants back.
 template <bool rough, class T, class S, class F>
 void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, int64_t label, T level, T* kept,
@@ -48,18 +80,28 @@ void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, in
     const V k = formula.visit(into, load_as<T>(x + c), level_for<rough>(V(level)), w);
     if (kept != nullptr) store_pack(kept + c, k);
   };
-  // A pack that is cut short by the end of the row, or holds the label: those lanes do not count.
+  using Lane = typename IntegerPack<T>::lane;
+  const auto label_lane = [&](int64_t c) {
+    return IntegerPack<T>(label >= c && label < c + L ? Lane(label - c) : Lane(L));
+  };
+  // A pack that may hold the label, which does not count.
   const auto careful_pack_at = [&](int64_t c, V(&into)[K]) {
+    V next[K];
+    for (int k = 0; k < K; ++k) next[k] = into[k];
+    pack_at(c, next);
+    const auto label_here = lane_numbers<T>() == label_lane(c);
+    for (int k = 0; k < K; ++k) into[k] = select(label_here, into[k], next[k]);
+  };
+  // And one that may be cut short by the end of the row.
+  const auto last_pack_at = [&](int64_t c, V(&into)[K]) {
     const int rest = classes - c < L ? int(classes - c) : L;
     V next[K];
     for (int k = 0; k < K; ++k) next[k] = into[k];
     const V w = weight != nullptr ? load_part(weight + c, rest, T(0)) : V(T(1));
     const V k = formula.visit(next, load_part_as<T>(x + c, rest, T(0)), level_for<rough>(V(level)), w);
     if (kept != nullptr) store_part(kept + c, k, rest);
-    using Lane = typename IntegerPack<T>::lane;
-    const int64_t at = label >= c && label < c + L ? label - c : L;
     const auto lanes = lane_numbers<T>();
-    const auto counts = (lanes < IntegerPack<T>(Lane(rest))) & (lanes != IntegerPack<T>(Lane(at)));
+    const auto counts = (lanes < IntegerPack<T>(Lane(rest))) & (lanes != label_lane(c));
     for (int k2 = 0; k2 < K; ++k2) into[k2] = select(counts, next[k2], into[k2]);
   };
 
@@ -79,17 +121,23 @@ void row_sums(const F& formula, const S* x, const T* weight, int64_t classes, in
     }
   };
   const auto careful_run = [&](int64_t from, int64_t to) {
-    for (int64_t c = from; c < to; c += L) careful_pack_at(c, sum[(c / L) % unroll]);
+    for (int64_t c = from; c < to; c += step) {
+      for (int u = 0; u < unroll; ++u) careful_pack_at(c + u * L, sum[u]);
+    }
   };
-  if (label_at < whole) {
+  if (classes <= kShort) {
+    careful_run(0, whole);
+  } else if (label_at < whole) {
     run(0, label_at);
     careful_run(label_at, label_at + step);
     run(label_at + step, whole);
   } else {
     run(0, whole);
   }
-  careful_run(whole, classes);
-  for (int k = 0; k < K; ++k) total[k] = T(sum_lanes(sum[0][k] + sum[1][k]));
+  for (int u = 0; u < unroll && whole + u * L < classes; ++u) last_pack_at(whole + u * L, sum[u]);
+  for (int k = 0; k < K; ++k) {
+    total[k] = formula.uses_sum(k) ? T(sum_lanes(sum[0][k] + sum[1][k])) : T(0);
+  }
 }
 
 // Into `grad`, which may be `kept`.

@@ -97,6 +97,7 @@ FUSESTEP_HD auto level_for(V level) {
 //
 //   static constexpr int sums;                 // how many partial sums over the classes a row needs
 //   explicit F(Hyper);
+//   bool uses_sum(int number) const;                                  // all of them, by default
 //   V level(V max, V own) const;                                      // the maximum, by default
 //       once a row, what its scores are compared with; `own` is the label's score.
 //   V visit(V (&sum)[sums], V x, Level level, V weight) const;        // Level: V or Rough<V>
@@ -113,6 +114,8 @@ struct RowwiseLoss {
   static constexpr bool weighted_mean = true;  // a mean divides by the weights of the labels
   static constexpr bool reads_row = true;      // false: the label's score is all it needs
   static constexpr bool finds_max = true;      // false: `level` gets 0 for it
+
+  FUSESTEP_HD bool uses_sum(int) const { return true; }
 
   template <class V>
   FUSESTEP_HD V level(V max, V) const {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from fusestep import _native
 
-LARGE = 1 << 17  # elements of float64 in a mebibyte: with fewer of any dtype the pool need not be asked
-
 
 def empty_cache() -> None:
     """Give memory that no tensor or array uses any more back to the system.

@@ -13,14 +13,15 @@ __all__: list[str] = [
     "Unsupported",
     "cache_use",
     "combine",
+    "common_case",
     "dots",
     "empty_cache",
+    "empty_like",
     "get_cache_limit",
     "get_num_threads",
     "isa",
     "isas",
     "ops",
-    "pooled_like",
     "run",
     "set_cache_limit",
     "set_isa",
@@ -77,6 +78,12 @@ def combine(calls: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
     For each (out, coefficients, vectors): out = the sum of coefficients[i] * vectors[i].
     """
 
+def common_case(operands: tuple[typing.Any, ...], alike: bool) -> bool | None:
+    """
+    Whether autograd has to see a call with these tensors; None if a closer look is needed, because of
+    them (if alike, also where dtypes, shapes or devices differ) or of a mode or transform of torch.
+    """
+
 def dots(
     a: collections.abc.Iterable[typing.Any], b: collections.abc.Iterable[typing.Any], out: typing.Any
 ) -> None:
@@ -85,6 +92,12 @@ def dots(
     """
 
 def empty_cache() -> None: ...
+def empty_like(like: typing.Any, row_major: bool = False) -> typing.Any:
+    """
+    Uninitialised memory like that of a tensor or array, from the pool where that pays.
+    In C order if row_major, or from NumPy.
+    """
+
 def get_cache_limit() -> int: ...
 def get_num_threads() -> int: ...
 def isa() -> str:
@@ -102,11 +115,6 @@ def ops() -> dict[str, dict[str, typing.Any]]:
     Name, shape, hyper-parameters and states of every op, from the registry.
     """
 
-def pooled_like(like: typing.Any, row_major: bool = False) -> typing.Any | None:
-    """
-    Uninitialised memory like that of a tensor or array, from the pool; None where that does not pay.
-    """
-
 def run(
     op: str,
     operands: tuple[typing.Any, ...],
@@ -117,14 +125,14 @@ def run(
     weight: typing.Any = None,
     ignore_index: typing.SupportsInt | typing.SupportsIndex | None = None,
     divisor: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    dim: typing.SupportsInt | typing.SupportsIndex = 1,
-) -> None:
+    dim: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> tuple[typing.Any, ...]:
     """
-    One loss call. operands: those of ops()[op].
+    One loss call. operands: those of ops()[op]; the last may be absent.
     outputs: (loss, the gradient of each operand), written where not None; for softmax and its like
-    (None, result).
+    (None, result). A gradient may also be True, for new memory, or False. Returns the gradients.
     seed: grad_output, 1 if None. weight: of elements or of classes. divisor: of a mean, if not 0.
-    dim: of the classes, where the target is dense.
+    dim: of the classes, where the target is dense; None: the second, or the only one.
     """
 
 def set_cache_limit(bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...

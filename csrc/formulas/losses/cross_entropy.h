@@ -25,6 +25,7 @@ struct CrossEntropyLoss : RowwiseLoss {
   // torch ignores a negative or NaN smoothing.
   explicit CrossEntropyLoss(Hyper h) : smoothing(h[0] > 0 ? h[0] : 0), square_scale(h[1]), cap(h[2]) {}
 
+  FUSESTEP_HD bool uses_sum(int number) const { return number == 0 || smoothing > 0; }
   template <class V>
   FUSESTEP_HD V level(V max, V) const {
     return cap(max);

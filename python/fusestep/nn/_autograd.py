@@ -16,10 +16,8 @@ from torch.utils._device import DeviceContext
 
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
-from fusestep.nn._call import FLOATING, HALF, PLAIN, LossCall, empty_like
+from fusestep.nn._call import FLOATING, HALF, PLAIN, Grads, LossCall
 from fusestep.nn._compiled import run_compiled
-
-Grads = tuple[Tensor | None, ...]  # of the operands
 
 _MAX_DIMS = 8  # of the native View, if no two dimensions can be merged
 _ENGINES = ("cpu", "cuda") if importlib.util.find_spec("fusestep._cuda") else ("cpu",)
@@ -86,40 +84,35 @@ def run(
             return run_torch(call.op, "dtype", fallback or call.reference, *all_operands)
     if torch.compiler.is_compiling():
         return run_compiled(call, operands, weight)
-    needs = [operand.requires_grad for operand in operands]
+    wants_grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+    return run_eager(call, operands, weight, wants_grad, fallback)
+
+
+def run_eager(
+    call: LossCall,
+    operands: tuple[Tensor, ...],
+    weight: Tensor | None,
+    wants_grad: bool,
+    fallback: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """As :func:`run`, for operands of floating dtypes (and labels) outside of a compiled graph."""
     try:
-        if True in needs and torch.is_grad_enabled():
-            for operand in all_operands:
-                if operand.is_inference():  # which autograd must not save
-                    return run_torch(call.op, "inference tensor", fallback or call.reference, *all_operands)
+        if wants_grad:
             loss = _apply(call, weight, *operands)
         else:
-            loss, _ = _forward(call, operands, weight, ())
-    except _native.Unsupported as unsupported:
-        return run_torch(call.op, str(unsupported), fallback or call.reference, *all_operands)
+            loss = call.new_loss(operands[0])
+            _run_kernel(call, operands, weight, (loss,))
+    except (RuntimeError, _native.Unsupported) as error:
+        all_operands = operands if weight is None else (*operands, weight)
+        if isinstance(error, _native.Unsupported):
+            why = str(error)
+        elif wants_grad and any(operand.is_inference() for operand in all_operands):
+            why = "inference tensor"  # which autograd does not save
+        else:
+            raise
+        return run_torch(call.op, why, fallback or call.reference, *all_operands)
     count_native(call.op)
     return loss
-
-
-def _kernel(
-    call: LossCall,
-    operands: Sequence[Tensor],
-    weight: Tensor | None,
-    loss: Tensor | None,
-    seed: Tensor | None,
-    needs: Sequence[bool],
-) -> Grads:
-    """One native call. Writes ``loss``, if given; returns the gradients asked for, at ``seed`` or at 1.
-
-    ``needs`` is empty if none is.
-    """
-    grads: Grads = ()
-    if needs:
-        grads = tuple([empty_like(t) if need else None for t, need in zip(operands, needs, strict=True)])
-    if _DEBUG and operands[0].is_cuda:
-        check_on_cpu(call, operands, weight)
-    call.run(operands, weight, (loss, *grads), seed)
-    return grads
 
 
 def check_on_cpu(call: LossCall, operands: Sequence[Tensor], weight: Tensor | None) -> None:
@@ -129,12 +122,13 @@ def check_on_cpu(call: LossCall, operands: Sequence[Tensor], weight: Tensor | No
     call.run(copies, None if weight is None else weight.cpu(), (call.new_loss(copies[0]),), None)
 
 
-def _forward(
-    call: LossCall, operands: Sequence[Tensor], weight: Tensor | None, needs: Sequence[bool]
-) -> tuple[Tensor, Grads]:
+def _run_kernel(
+    call: LossCall, operands: tuple[Tensor, ...], weight: Tensor | None, outputs: tuple[Tensor | bool, ...]
+) -> Grads:
     """The loss, and the gradients asked for at grad_output 1."""
-    loss = call.new_loss(operands[0])
-    return loss, _kernel(call, operands, weight, loss, None, needs)
+    if _DEBUG and operands[0].is_cuda:
+        check_on_cpu(call, operands, weight)
+    return call.run(operands, weight, outputs, None)
 
 
 class _Loss(torch.autograd.Function):
@@ -148,12 +142,15 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: LossCall, weight: Tensor | None, *operands: Tensor) -> Tensor:
-        early = call.gradient_in_forward(operands)
-        needs = ctx.needs_input_grad[2:] if early else ()
-        loss, grads = _forward(call, operands, weight, needs)
+        loss = call.new_loss(operands[0])
+        if call.gradient_in_forward(operands):
+            grads = _run_kernel(call, operands, weight, (loss, *ctx.needs_input_grad[2:]))
+            ctx.grads = [grads]
+        else:
+            _run_kernel(call, operands, weight, (loss,))
+            ctx.grads = []
         ctx.save_for_backward(weight, *operands)
         ctx.call = call
-        ctx.grads = [grads] if early else []
         return loss
 
     @staticmethod
@@ -170,7 +167,7 @@ class _Loss(torch.autograd.Function):
             grads = None
         if grads is None:
             try:
-                grads = _kernel(call, operands, weight, None, seed, needs)
+                grads = call.run(operands, weight, (None, *needs), seed)
             except _native.Unsupported as unsupported:  # of the seed: the inputs were good in forward
                 count_torch(call.op, str(unsupported))
                 grads = _by_torch(call, operands, weight, seed, needs)
@@ -181,10 +178,12 @@ class _Loss(torch.autograd.Function):
 _apply: Callable[..., Tensor] = super(torch.autograd.Function, _Loss).apply
 
 
+_is_batched = torch._C._functorch.is_batchedtensor
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched, vectorised Jacobians
+
+
 def is_batched(tensor: Tensor) -> bool:
-    # The second is what is_grads_batched and the vectorised Jacobian still use.
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    return _is_batched(tensor) or _is_legacy_batched(tensor)
 
 
 def _scaled(grads: Grads, seed: Tensor) -> Grads | None:

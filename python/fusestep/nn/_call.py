@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fusestep import _native
-from fusestep._memory import LARGE
+
+Grads = tuple[Tensor | None, ...]  # of the operands
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # no subclass
 HALF = (torch.bfloat16, torch.float16)
@@ -20,10 +21,8 @@ _SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in FLOAT
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None, row_major: bool = False) -> Tensor:
     """As torch's, in memory of the pool where that pays; in C order if ``row_major``."""
-    ask = tensor.numel() >= LARGE and (dtype is None or dtype is tensor.dtype)
-    pooled = _native.pooled_like(tensor, row_major) if ask else None
-    if pooled is not None:
-        return pooled  # type: ignore[no-any-return]
+    if dtype is None or dtype is tensor.dtype:
+        return _native.empty_like(tensor, row_major)  # type: ignore[no-any-return]
     layout = torch.contiguous_format if row_major else torch.preserve_format
     return torch.empty_like(tensor, dtype=dtype, memory_format=layout)
 
@@ -36,11 +35,10 @@ class LossCall:
         "dtype",
         "hyper",
         "ignore_index",
-        "labels",
         "op",
         "reduction",
         "reference",
-        "rows",
+        "scalar",
     )
 
     def __init__(
@@ -64,33 +62,45 @@ class LossCall:
         self.hyper = hyper
         self.ignore_index = ignore_index
         self.divisor = divisor  # of a mean, if not the formula's own
-        shape = _OPS[op]["shape"]
-        self.rows = shape != "pointwise"  # of classes: one loss for each
-        self.labels = shape == "rowwise"  # the second operand: no gradient, any integer dtype
+        self.scalar = None if reduction == "none" else _SCALARS.get(dtype)  # what the loss is like
+
+    @property
+    def labels(self) -> bool:
+        """The second operand holds labels: no gradient, any integer dtype."""
+        return _OPS[self.op]["shape"] == "rowwise"  # type: ignore[no-any-return]
+
+    def loss_shape(self, input: Tensor) -> torch.Size:
+        """A scalar, one element for each of the input, or one for each row."""
+        if self.reduction != "none":
+            return torch.Size()
+        if _OPS[self.op]["shape"] == "pointwise":
+            return input.shape
+        dim = 1 if input.dim() > 1 else 0
+        return input.shape[:dim] + input.shape[dim + 1 :]
 
     def new_loss(self, input: Tensor) -> Tensor:
-        """Memory for the loss: a scalar, one element for each of the input, or one for each row."""
-        if self.reduction != "none":
-            if input.is_cpu and type(input) in PLAIN:
-                return torch.empty_like(_SCALARS[self.dtype])  # half the time of torch.empty
-            return torch.empty((), dtype=self.dtype, device=input.device)
-        if not self.rows:
+        """Memory for the loss."""
+        if self.scalar is not None and input.is_cpu:
+            return torch.empty_like(self.scalar)  # half the time of torch.empty
+        shape = self.loss_shape(input)
+        if shape == input.shape:
             return empty_like(input, self.dtype)
-        dim = 1 if input.dim() > 1 else 0
-        shape = input.shape[:dim] + input.shape[dim + 1 :]
         return torch.empty(shape, dtype=self.dtype, device=input.device)
 
     def run(
         self,
         operands: Sequence[Tensor | None],
         weight: Tensor | None,
-        outputs: tuple[Tensor | None, ...],
+        outputs: tuple[Tensor | bool | None, ...],
         seed: Tensor | None,
-    ) -> None:
-        """The native call. Writes ``outputs``, where not None: the loss, then each operand's gradient."""
-        _native.run(
+    ) -> Grads:
+        """The native call. Writes ``outputs``: the loss, if not None, then the gradient of each operand.
+
+        A gradient may be memory for it, or whether it is wanted, in new memory. Returns the gradients.
+        """
+        return _native.run(
             self.op,
-            (*operands, None) if len(operands) < len(_OPS[self.op]["operands"]) else tuple(operands),
+            tuple(operands),
             outputs,
             self.hyper,
             self.reduction,
@@ -98,7 +108,6 @@ class LossCall:
             weight,
             self.ignore_index,
             self.divisor or 0.0,  # an int would make pybind11 try all its conversions
-            1 if self.rows and operands[0].dim() > 1 else 0,  # type: ignore[union-attr]
         )
 
     def gradient_in_forward(self, operands: Sequence[Tensor]) -> bool:

@@ -39,7 +39,12 @@ def _like_or_empty(tensors: tuple[Tensor | None, ...], wanted: list[bool]) -> li
 def _loss_outputs(*args: Any) -> tuple[Tensor, ...]:
     op, *tensors, _ = args[:5]
     *options, wanted = args[5:]
-    loss = _call_from(op, tuple(options)).new_loss(tensors[0])
+    call = _call_from(op, tuple(options))
+    input, shape = tensors[0], call.loss_shape(tensors[0])
+    if shape == input.shape:
+        loss = torch.empty_like(input, dtype=call.dtype)
+    else:
+        loss = torch.empty(shape, dtype=call.dtype, device=input.device)
     return (loss, *_like_or_empty(tuple(tensors), wanted))
 
 

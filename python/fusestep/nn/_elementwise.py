@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fusestep.nn._autograd import run, run_torch, why_torch
-from fusestep.nn._call import FLOATING, LossCall, autocast_dtype
+from fusestep import _native
+from fusestep.nn._autograd import run, run_eager, run_torch, why_torch
+from fusestep.nn._call import LossCall, autocast_dtype
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -54,19 +55,20 @@ def elementwise(
         weight: Of the elements, broadcast to their shape.
         stacklevel: Whose line a warning names: the caller's of the public function.
     """
+    if weight is None and not torch.compiler.is_compiling():
+        wants_grad = _native.common_case(operands, True)
+        if wants_grad is not None:
+            dtype = operands[0].dtype
+            if autocast:
+                dtype = autocast_dtype(dtype, operands[0])
+            call = LossCall(op, reference, reduction, dtype, hyper, divisor=divisor)
+            return run_eager(call, operands, None, wants_grad)
     given = operands if weight is None else (*operands, weight)
     why = why_torch(*given)
     if why is not None:
         return run_torch(op, why, reference, *given)
     first = operands[0]
     dtype, shape = first.dtype, first.shape
-    for t in operands[1:]:
-        if t.dtype is not dtype or t.shape != shape:
-            break
-    else:
-        if weight is None and dtype in FLOATING:  # the common case, made short
-            dtype = autocast_dtype(dtype, first) if autocast else dtype
-            return run(LossCall(op, reference, reduction, dtype, hyper, divisor=divisor), operands)
     why = None if weight is None else _why_not_weighted(operands, weight)
     if why is None and any(not t.is_floating_point() and t.dtype not in _WHOLE for t in operands):
         why = "dtype"
@@ -86,13 +88,16 @@ def elementwise(
         why = "numbers of another dtype"
     if why is not None:
         return run_torch(op, why, reference, *given)
-    operands = torch.broadcast_tensors(*operands)  # type: ignore[no-untyped-call]
+    if any(t.shape != shape for t in operands):
+        operands = torch.broadcast_tensors(*operands)  # type: ignore[no-untyped-call]
     if first.is_floating_point():  # whole numbers are exact in a comparison, and promoted elsewhere
         operands = tuple([t if t.is_floating_point() else t.to(first.dtype) for t in operands])
     if weight is not None and weight.shape != shape:
         weight = weight.expand(shape)
     if like is not None:
         dtype = operands[like].dtype
+    elif all(t.dtype is first.dtype for t in operands):
+        dtype = first.dtype
     elif shapes == "broadcast" and len(operands) == 2:
         dtype = torch.result_type(*given[:2])  # torch composes these, so a number does not widen a tensor
     else:

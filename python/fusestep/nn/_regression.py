@@ -51,9 +51,8 @@ def mse_loss(
 
     Source: :func:`torch.nn.functional.mse_loss`.
     """
-    reduction = legacy(reduction, size_average, reduce)
-    reference = _weighted(torch_functional.mse_loss, weight, reduction=reduction)
-    return _with_weight("mse_loss", reference, input, target, weight, reduction)
+    options = {"reduction": legacy(reduction, size_average, reduce)}
+    return _with_weight("mse_loss", torch_functional.mse_loss, options, input, target, weight)
 
 
 def l1_loss(
@@ -83,9 +82,8 @@ def l1_loss(
 
     Source: :func:`torch.nn.functional.l1_loss`.
     """
-    reduction = legacy(reduction, size_average, reduce)
-    reference = _weighted(torch_functional.l1_loss, weight, reduction=reduction)
-    return _with_weight("l1_loss", reference, input, target, weight, reduction)
+    options = {"reduction": legacy(reduction, size_average, reduce)}
+    return _with_weight("l1_loss", torch_functional.l1_loss, options, input, target, weight)
 
 
 def huber_loss(
@@ -113,11 +111,11 @@ def huber_loss(
 
     Source: :func:`torch.nn.functional.huber_loss`.
     """
-    reference = _weighted(torch_functional.huber_loss, weight, reduction=reduction, delta=delta)
+    function: Callable[..., Tensor] = torch_functional.huber_loss
+    options: dict[str, Any] = {"reduction": reduction, "delta": delta}
     if not _is_number(delta) or not delta > 0:
-        given = (input, target) if weight is None else (input, target, weight)
-        return run_torch("huber_loss", "delta", reference, *given)
-    return _with_weight("huber_loss", reference, input, target, weight, reduction, (float(delta),), like=0)
+        return run_torch("huber_loss", "delta", partial(function, weight=weight, **options), input, target)
+    return _with_weight("huber_loss", function, options, input, target, weight, (float(delta),), like=0)
 
 
 def smooth_l1_loss(
@@ -276,33 +274,30 @@ def gaussian_nll_loss(
     )
 
 
-def _weighted(
-    function: Callable[..., Tensor], weight: Tensor | None, **options: Any
-) -> Callable[..., Tensor]:
-    """torch's function of (input, target[, weight]), its options bound."""
-    if weight is None:
-        return partial(function, **options)
-    return lambda input, target, weight: function(input, target, weight=weight, **options)
-
-
 def _with_weight(
     op: str,
-    reference: Callable[..., Tensor],
+    function: Callable[..., Tensor],
+    options: dict[str, Any],
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    reduction: str,
     hyper: tuple[float, ...] = (),
     like: int | None = None,
 ) -> Tensor:
+    """The loss that torch's ``function`` is, with its ``options``."""
+    operands, reduction = (input, target), options["reduction"]
     if weight is None:
-        return elementwise(op, reference, (input, target), reduction, hyper, like=like, stacklevel=4)
+        reference = partial(function, **options)
+        return elementwise(op, reference, operands, reduction, hyper, like=like, stacklevel=4)
+
+    def weighted(input: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return function(input, target, weight=weight, **options)
+
     if not isinstance(weight, Tensor) or not isinstance(input, Tensor) or weight.shape != input.shape:
-        return run_torch(op, "shape of the weight", reference, input, target, weight)
+        return run_torch(op, "shape of the weight", weighted, *operands, weight)
     # torch composes a weighted loss of operations that autocast leaves alone, but for the Huber loss itself.
-    autocast = like is not None
     return elementwise(
-        op, reference, (input, target), reduction, hyper, like=like, autocast=autocast, weight=weight
+        op, weighted, operands, reduction, hyper, like=like, autocast=like is not None, weight=weight
     )
 
 

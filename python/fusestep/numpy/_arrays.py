@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusestep import _native
-from fusestep._memory import LARGE
 
 Array = NDArray[Any]
 
 
 def empty_like(array: Array) -> Array:
     """In C order, in memory of the pool where that pays."""
-    pooled = _native.pooled_like(array, row_major=True) if array.size >= LARGE else None
-    return np.empty(array.shape, array.dtype) if pooled is None else pooled
+    return _native.empty_like(array)  # type: ignore[no-any-return]
 
 
 def as_array(value: ArrayLike, name: str) -> Array:

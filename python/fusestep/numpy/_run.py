@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fusestep import _native
 from fusestep._stats import count_native
-from fusestep.numpy._arrays import Array, as_array, empty_like
+from fusestep.numpy._arrays import Array, as_array
 
 WithGrad = bool | str | Sequence[str]
 
@@ -67,7 +67,7 @@ def rows(
         op, ignore_index = "soft_cross_entropy", None
         dtype = np.result_type(*(a.dtype for a in (x, t, w) if a is not None))
     shape = x.shape[:dim] + x.shape[dim + 1 :]
-    return _call(op, [x, t], w, shape, dtype, reduction, with_grad, hyper, ignore_index, dim=dim)
+    return _call(op, [x, t], w, shape, dtype, reduction, with_grad, hyper, ignore_index)
 
 
 def _like(first: Array, value: ArrayLike, name: str, spread: bool) -> Array:
@@ -94,17 +94,12 @@ def _call(
     hyper: tuple[float, ...],
     ignore_index: int | None = None,
     divisor: int = 0,
-    dim: int = 1,
 ) -> Any:
     names = _OPS[op]["operands"]
     wanted = _wanted(names, operands, with_grad)
     loss = np.empty(loss_shape if reduction == "none" else (), dtype)
-    grads = [
-        empty_like(operand) if name in wanted and operand is not None else None
-        for name, operand in zip(names, operands, strict=True)
-    ]
-    outputs = (loss, *grads)
-    _native.run(op, tuple(operands), outputs, hyper, reduction, None, weight, ignore_index, divisor, dim)
+    outputs = (loss, *[name in wanted for name in names])
+    grads = _native.run(op, tuple(operands), outputs, hyper, reduction, None, weight, ignore_index, divisor)
     count_native(op)
     value = loss if reduction == "none" else loss[()]
     by_name = dict(zip(names, grads, strict=True))
