@@ -40,7 +40,7 @@ def _name_rows(axes: Axes, results: list[Result]) -> None:
 
 
 def _write(axes: Axes, title: str, note: str, path: Path) -> None:
-    axes.set_title(title, loc="left", fontsize=11, pad=22)  # above the legend
+    axes.set_title(title, loc="left", fontsize=11, pad=22 if axes.get_legend() else 6)  # above the legend
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)

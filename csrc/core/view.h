@@ -59,6 +59,18 @@ FUSESTEP_HD S load(const void* from) {
 #endif
 }
 
+// The value rounded to S.
+template <class S, class T>
+FUSESTEP_HD void store(void* to, T value) {
+  S stored;
+  narrow(value, stored);
+#if defined(__CUDA_ARCH__)
+  *static_cast<S*>(to) = stored;
+#else
+  memcpy(to, &stored, sizeof(S));
+#endif
+}
+
 FUSESTEP_HD int64_t load_integer(const View& view, int64_t index) {
   const char* at = static_cast<const char*>(view.data) + offset_of(view, index) * size_of(view.dtype);
   switch (view.dtype) {
@@ -101,11 +113,7 @@ FUSESTEP_HD T load_floating(const View& view, int64_t offset) {
 template <class T>
 FUSESTEP_HD void store_floating(const View& view, int64_t offset, T value) {
   char* at = static_cast<char*>(view.data) + offset * size_of(view.dtype);
-  dispatch_floating(view.dtype, [&](auto tag) {
-    typename decltype(tag)::type stored;
-    narrow(value, stored);
-    memcpy(at, &stored, sizeof(stored));
-  });
+  dispatch_floating(view.dtype, [&](auto tag) { store<typename decltype(tag)::type>(at, value); });
 }
 
 FUSESTEP_TARGET_END

@@ -118,11 +118,7 @@ void write_block(const View& view, int64_t start, int count, const T* buffer) {
       if (stride == 1) {
         narrow_run(buffer + at, to, length);
       } else {
-        for (int i = 0; i < length; ++i) {
-          S stored;
-          narrow(buffer[at + i], stored);
-          memcpy(to + i * stride, &stored, sizeof(S));
-        }
+        for (int i = 0; i < length; ++i) store<S>(to + i * stride, buffer[at + i]);
       }
     });
   });

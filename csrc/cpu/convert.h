@@ -25,11 +25,7 @@ FUSESTEP_HD void convert(const S* from, Pack<T>& to) {
 }
 template <class T, class S>
 FUSESTEP_HD void convert(Pack<T> from, S* to) {
-  for (int i = 0; i < Pack<T>::lanes; ++i) {
-    S stored;
-    narrow(T(from.v[i]), stored);
-    memcpy(to + i, &stored, sizeof(S));
-  }
+  for (int i = 0; i < Pack<T>::lanes; ++i) store<S>(to + i, T(from.v[i]));
 }
 
 template <class T>
@@ -207,11 +203,17 @@ FUSESTEP_HD void narrow_run(const T* from, S* to, int64_t count) {
   constexpr int L = Pack<T>::lanes;
   int64_t i = 0;
   for (; i + L <= count; i += L) store_as(to + i, load_pack(from + i));
-  for (; i < count; ++i) {
-    S stored;
-    narrow(from[i], stored);
-    memcpy(to + i, &stored, sizeof(S));
+  for (; i < count; ++i) store<S>(to + i, from[i]);
+}
+
+// work(Tag<S>()) with the half type S that lies_in(Tag<S>()), or else with T.
+template <class T, class LiesIn, class Work>
+auto by_storage(LiesIn&& lies_in, Work&& work) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (lies_in(Tag<BFloat16>())) return work(Tag<BFloat16>());
+    if (lies_in(Tag<Float16>())) return work(Tag<Float16>());
   }
+  return work(Tag<T>());
 }
 
 FUSESTEP_TARGET_END

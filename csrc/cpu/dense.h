@@ -56,10 +56,11 @@ class DenseCall : RowCall<T, DenseArgs> {
   }
 
   double run_wide(int64_t first, int rows) const {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (lie_in<BFloat16>()) return run_in_place<BFloat16>(first, rows);
-      if (lie_in<Float16>()) return run_in_place<Float16>(first, rows);
-    }
+    return by_storage<T>([&](auto tag) { return lie_in<typename decltype(tag)::type>(); },
+                         [&](auto tag) { return run_as(tag, first, rows); });
+  }
+
+  double run_as(Tag<T>, int64_t first, int rows) const {
     const int64_t classes = args_.classes, cells = tile_rows_ * classes;
     T* buffer = static_cast<T*>(thread_scratch(1, 4 * cells * int64_t(sizeof(T))));
     // Operands and results are used where they lie if they are dense, else by way of a tile.
@@ -96,7 +97,7 @@ class DenseCall : RowCall<T, DenseArgs> {
 
   // Rows of a storage type that is converted pack by pack.
   template <class S>
-  double run_in_place(int64_t first, int rows) const {
+  double run_as(Tag<S>, int64_t first, int rows) const {
     const int64_t classes = args_.classes;
     T* buffer = static_cast<T*>(thread_scratch(1, classes * int64_t(sizeof(T))));
     T* kept = with_results() ? buffer : nullptr;

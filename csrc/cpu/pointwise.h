@@ -194,11 +194,11 @@ struct Pointwise {
     bool plain = args.reduction != Reduction::none && !present(args.weight);
     for (int k = 1; k < F<T>::operands.size; ++k) plain = plain && !present(args.grad[k]);
     if (!plain) return pointwise_run<want, Detail::all, T, T, F<T>>(args);
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (all_are<BFloat16>(args)) return pointwise_run<want, Detail::plain, T, BFloat16, F<T>>(args);
-      if (all_are<Float16>(args)) return pointwise_run<want, Detail::plain, T, Float16, F<T>>(args);
-    }
-    return pointwise_run<want, Detail::plain, T, T, F<T>>(args);
+    return by_storage<T>(
+        [&](auto tag) { return all_are<typename decltype(tag)::type>(args); },
+        [&](auto tag) {
+          return pointwise_run<want, Detail::plain, T, typename decltype(tag)::type, F<T>>(args);
+        });
   }
 
   // Whether operands and gradient lie side by side as S, to be converted pack by pack.

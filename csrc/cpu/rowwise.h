@@ -108,10 +108,12 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
   }
 
   double run_wide(int64_t first, int rows) const {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (lies_in<BFloat16>()) return run_in_place<BFloat16>(first, rows);
-      if (lies_in<Float16>()) return run_in_place<Float16>(first, rows);
-    }
+    return by_storage<T>([&](auto tag) { return lies_in<typename decltype(tag)::type>(); },
+                         [&](auto tag) { return run_as(tag, first, rows); });
+  }
+
+  // Where rows are not dense, by way of a tile.
+  double run_as(Tag<T>, int64_t first, int rows) const {
     const int64_t classes = args_.classes, cells = tile_rows_ * classes;
     const bool read_in_place = rows_in_place<T>(args_.input);
     const bool write_in_place = with_grad() && rows_in_place<T>(args_.grad_input);
@@ -137,7 +139,7 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
 
   // Rows of a storage type that is converted pack by pack.
   template <class S>
-  double run_in_place(int64_t first, int rows) const {
+  double run_as(Tag<S>, int64_t first, int rows) const {
     using Batch = RowBatch<T, F>;
     const int64_t classes = args_.classes;
     const int turn = Batch::rows_for(classes);

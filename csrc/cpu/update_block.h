@@ -183,16 +183,18 @@ void update_blocks(const F& formula, const UpdateItem& item, int64_t begin, int6
   const auto each = [&](auto&& work) {
     for (int64_t b = begin; b < end; ++b) work(block_at(item, b));
   };
-  if constexpr (sizeof(T) == sizeof(float)) {
-    const auto plain = [&](auto tag) {
-      using S = typename decltype(tag)::type;
+  const auto is_plain_as = [&](auto tag) {
+    return is_plain<typename decltype(tag)::type>(item, gradients, F::states.size);
+  };
+  by_storage<T>(is_plain_as, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    if constexpr (std::is_same_v<S, T>) {
+      each([&](const UpdateBlock& block) {
+        update_block<T, Present>(formula, item, block, grad_scale, gradients, buffers);
+      });
+    } else {
       each([&](const UpdateBlock& block) { update_plain<T, Present, S>(formula, item, block, grad_scale); });
-    };
-    if (is_plain<BFloat16>(item, gradients, F::states.size)) return plain(Tag<BFloat16>{});
-    if (is_plain<Float16>(item, gradients, F::states.size)) return plain(Tag<Float16>{});
-  }
-  each([&](const UpdateBlock& block) {
-    update_block<T, Present>(formula, item, block, grad_scale, gradients, buffers);
+    }
   });
 }
 

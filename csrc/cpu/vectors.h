@@ -34,6 +34,11 @@ FUSESTEP_HD void prefetch(const T* from, int count) {
   }
 }
 
+// The start of the next block, if that is whole, or else of this one: what may be asked for.
+inline int64_t whole_block_after(int64_t start, int64_t count) {
+  return start + 2 * kBlock <= count ? start + kBlock : start;
+}
+
 // Where a block lies, if it need not be copied, or else `otherwise`, somewhere harmless.
 template <class T>
 const T* place_to_prefetch(const View& view, int64_t start, const T* otherwise) {
@@ -74,7 +79,7 @@ void dots_block(const DotsArgs& args, int64_t start, int count, double* sums) {
       static_cast<double*>(thread_scratch(1, (1 + args.columns) * kBlock * int64_t(sizeof(double))));
   const auto columns =
       static_cast<const double**>(thread_scratch(2, (args.columns + 1) * int64_t(sizeof(double*))));
-  const int64_t after = start + 2 * kBlock <= args.a[0].count ? start + kBlock : start;
+  const int64_t after = whole_block_after(start, args.a[0].count);
   for (int64_t j = 0; j < args.columns; ++j) {
     columns[j] = read_block(args.b[j], start, count, buffers + (1 + j) * kBlock);
   }
@@ -155,7 +160,7 @@ void combine_blocks(const CombineArgs& args, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     const int64_t start = b * kBlock;
     const int count = block_length(args.out.count, b);
-    const int64_t after = start + 2 * kBlock <= args.out.count ? start + kBlock : start;
+    const int64_t after = whole_block_after(start, args.out.count);
     for (int64_t i = 0; i < args.count; i += kTogether) {
       const T *x[kTogether], *next[kTogether];
       const double* c = args.coefficients + i;

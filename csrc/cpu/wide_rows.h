@@ -160,7 +160,7 @@ void row_grad(const F& formula, const Row<T>& one, const S* x, const T* kept, co
     const V own = load_part_as<T>(x + c, rest, T(0)), k = load_part(kept + c, rest, T(0));
     store_part_as(grad + c, formula.grad(row, own, k, w) * V(scale), rest);
   }
-  narrow(one.label_grad * scale, grad[label]);
+  store<S>(grad + label, one.label_grad * scale);
 }
 
 FUSESTEP_TARGET_END
