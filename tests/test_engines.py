@@ -117,7 +117,7 @@ ISA_ULPS = {"loss": 8, "soft": 64, "update": 40}
 def test_every_instruction_set_agrees_with_baseline(isa: str) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         for op in LOSSES:
-            for size in [*range(1, 70), 127, 128, 129, 1000, 4097]:
+            for size in [*range(1, 70), 127, 128, 129, 200, 511, 512, 513, 1000, 4097]:
                 inputs = loss_inputs(op, (2, size), dtype, size)
                 results = []
                 for name in ("baseline", isa):
@@ -150,21 +150,22 @@ def test_every_instruction_set_agrees_with_baseline(isa: str) -> None:
 def test_offset_strides_and_neighbours_do_not_change_bits(op: str, isa: str, dtype: torch.dtype) -> None:
     """Offsets of 0 to 15 elements; a row alone, in a batch, and spread out in memory."""
     _native.set_isa(isa)
-    x, *rest = loss_inputs(op, (5, 1003), dtype)
-    if op in ROWWISE:
-        rest[0][0] = rest[0][1]
-    reference = loss_results(op, (x, *rest), reduction="none")
-    for offset in range(16):
-        moved = torch.empty(x.numel() + 16, dtype=dtype)[offset : offset + x.numel()].view_as(x).copy_(x)
-        for a, b in zip(loss_results(op, (moved, *rest), reduction="none"), reference, strict=True):
-            assert torch.equal(a, b), offset
-    spread = torch.empty(1003, 5, 3, dtype=dtype)[:, :, 1].t().copy_(x)
-    for a, b in zip(loss_results(op, (spread, *rest), reduction="none"), reference, strict=True):
-        assert torch.equal(a, b)
-    for row in range(5):
-        alone = loss_results(op, [t[row : row + 1] for t in (x, *rest)], reduction="none")
-        for a, b in zip(alone, reference, strict=True):
-            assert torch.equal(a[0], b[row])
+    for shape in ((5, 1003), (37, 300), (37, 100)):  # rows of each loop; 37 fill packs and leave some over
+        x, *rest = loss_inputs(op, shape, dtype)
+        if op in ROWWISE:
+            rest[0][0] = rest[0][1]
+        reference = loss_results(op, (x, *rest), reduction="none")
+        for offset in range(16) if shape[0] == 5 else (3,):
+            moved = torch.empty(x.numel() + 16, dtype=dtype)[offset : offset + x.numel()].view_as(x).copy_(x)
+            for a, b in zip(loss_results(op, (moved, *rest), reduction="none"), reference, strict=True):
+                assert torch.equal(a, b), offset
+        spread = torch.empty(*shape[::-1], 3, dtype=dtype)[:, :, 1].t().copy_(x)
+        for a, b in zip(loss_results(op, (spread, *rest), reduction="none"), reference, strict=True):
+            assert torch.equal(a, b)
+        for row in (0, 1, 2, 3, 4, shape[0] - 1):
+            alone = loss_results(op, [t[row : row + 1] for t in (x, *rest)], reduction="none")
+            for a, b in zip(alone, reference, strict=True):
+                assert torch.equal(a[0], b[row])
 
 
 @pytest.mark.parametrize("name", optimizer_names())

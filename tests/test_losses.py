@@ -75,7 +75,7 @@ def layouts(base: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("op", LOSSES)
 def test_layouts(op: str, reduction: str) -> None:
     """Any layout of each operand gives the bits of contiguous copies."""
-    for shape in fitting(op, (6, 10, 4, 5), (6, 70)):
+    for shape in fitting(op, (6, 10, 4, 5), (6, 170)):
         operands = loss_inputs(op, shape, torch.float32)
         expected = evaluate(op, ours(op), operands, reduction=reduction)
         for i, operand in enumerate(operands):
@@ -91,7 +91,7 @@ def test_layouts(op: str, reduction: str) -> None:
 @pytest.mark.parametrize("op", LOSSES)
 def test_expanded_operands(op: str) -> None:
     """Stride 0: one element stands for many."""
-    for shape in fitting(op, (6, 10, 4, 5), (6, 70)):
+    for shape in fitting(op, (6, 10, 4, 5), (6, 170)):
         operands = loss_inputs(op, shape, torch.float32)
         for i, operand in enumerate(operands):
             if not operand.is_floating_point():

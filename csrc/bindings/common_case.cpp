@@ -18,12 +18,14 @@ PyObject* attribute_of(const char* module, const char* name) {
   return py::object(py::module_::import(module).attr(name)).release().ptr();
 }
 
-// A function without arguments, asked for a number or a bool.
+py::object owned(PyObject* result) {
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+// A function without arguments that returns a number or a bool, or None for false.
 bool is_true(PyObject* function) {
-  PyObject* const answer = PyObject_CallNoArgs(function);
-  if (answer == nullptr) throw py::error_already_set();
-  const int truth = PyObject_IsTrue(answer);
-  Py_DECREF(answer);
+  const int truth = PyObject_IsTrue(owned(PyObject_CallNoArgs(function)).ptr());
   if (truth < 0) throw py::error_already_set();
   return truth != 0;
 }
@@ -31,11 +33,9 @@ bool is_true(PyObject* function) {
 bool nothing_listens() {
   static PyObject* const askers[] = {attribute_of("torch._C", "_are_functorch_transforms_active"),
                                      attribute_of("torch._C", "_len_torch_dispatch_stack"),
-                                     attribute_of("torch._C", "_len_torch_function_stack")};
+                                     attribute_of("torch._C", "_len_torch_function_stack"),
+                                     attribute_of("torch._C", "_get_tracing_state")};
   if (std::any_of(std::begin(askers), std::end(askers), is_true)) return false;
-  static PyObject* const tracing = attribute_of("torch._C", "_get_tracing_state");
-  const py::object trace = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(tracing));
-  if (!trace.is_none()) return false;
   static PyObject* const forward_ad = attribute_of("torch.autograd.forward_ad", "__dict__");
   static PyObject* const level = PyUnicode_InternFromString("_current_level");
   PyObject* const found = PyDict_GetItemWithError(forward_ad, level);
@@ -74,8 +74,7 @@ bool are_strided(const py::tuple& operands, bool alike) {
 
 bool requires_grad(PyObject* tensor) {
   static PyObject* const name = PyUnicode_InternFromString("requires_grad");
-  const py::object answer = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
-  return answer.ptr() == Py_True;
+  return owned(PyObject_GetAttr(tensor, name)).ptr() == Py_True;
 }
 
 }  // namespace

@@ -97,11 +97,13 @@ def run_eager(
 ) -> Tensor:
     """As :func:`run`, for operands of floating dtypes (and labels) outside of a compiled graph."""
     try:
+        if _DEBUG and operands[0].is_cuda:
+            check_on_cpu(call, operands, weight)
         if wants_grad:
             loss = _apply(call, weight, *operands)
         else:
             loss = call.new_loss(operands[0])
-            _run_kernel(call, operands, weight, (loss,))
+            call.run(operands, weight, (loss,), None)
     except (RuntimeError, _native.Unsupported) as error:
         all_operands = operands if weight is None else (*operands, weight)
         if isinstance(error, _native.Unsupported):
@@ -122,15 +124,6 @@ def check_on_cpu(call: LossCall, operands: Sequence[Tensor], weight: Tensor | No
     call.run(copies, None if weight is None else weight.cpu(), (call.new_loss(copies[0]),), None)
 
 
-def _run_kernel(
-    call: LossCall, operands: tuple[Tensor, ...], weight: Tensor | None, outputs: tuple[Tensor | bool, ...]
-) -> Grads:
-    """The loss, and the gradients asked for at grad_output 1."""
-    if _DEBUG and operands[0].is_cuda:
-        check_on_cpu(call, operands, weight)
-    return call.run(operands, weight, outputs, None)
-
-
 class _Loss(torch.autograd.Function):
     """The one autograd function of all losses.
 
@@ -144,10 +137,9 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, call: LossCall, weight: Tensor | None, *operands: Tensor) -> Tensor:
         loss = call.new_loss(operands[0])
         if call.gradient_in_forward(operands):
-            grads = _run_kernel(call, operands, weight, (loss, *ctx.needs_input_grad[2:]))
-            ctx.grads = [grads]
+            ctx.grads = [call.run(operands, weight, (loss, *ctx.needs_input_grad[2:]), None)]
         else:
-            _run_kernel(call, operands, weight, (loss,))
+            call.run(operands, weight, (loss,), None)
             ctx.grads = []
         ctx.save_for_backward(weight, *operands)
         ctx.call = call
