@@ -49,6 +49,7 @@ struct Tile {
 template <class T, class Move>
 void for_each_run(const View& view, int64_t first, int rows, int64_t classes, const Tile<T>& tile,
                   Move&& move) {
+  if (rows == 0) return;
   const int lead = view.dims - 1;
   const int64_t stride = view.strides[lead];
   int64_t base[kTileRows];
