@@ -180,6 +180,7 @@ def test_threads_never_share_memory() -> None:
         like = torch.empty(SIDE // 2, SIDE)
         for turn in range(60):
             pooled = _native.empty_like(like)
+            assert fusestep.cache_stats()["in_use"] >= (len(kept) + 1) * BYTES // 2
             pooled.fill_(number * 100 + turn)
             kept.append(pooled)
             if turn % 3 == 2:

@@ -53,7 +53,7 @@ bool are_alike(const DLTensor& a, const DLTensor& b) {
 }
 
 // All have memory that the kernels can walk. (What a DLTensor borrows stays as long as its tensor.)
-bool are_strided(const py::tuple& operands, bool alike) {
+bool are_strided_alike(const py::tuple& operands) {
   const DLPackExchangeAPI* const api = exchange_api_of(operands[0]);
   if (api == nullptr || !uses_exchange_api()) return false;
   DLTensor first, other;
@@ -67,7 +67,7 @@ bool are_strided(const py::tuple& operands, bool alike) {
       PyErr_Clear();
       return false;
     }
-    if (alike && !are_alike(first, other)) return false;
+    if (!are_alike(first, other)) return false;
   }
   return true;
 }
@@ -79,14 +79,14 @@ bool requires_grad(PyObject* tensor) {
 
 }  // namespace
 
-std::optional<bool> common_case(const py::tuple& operands, bool alike) {
+std::optional<bool> common_case(const py::tuple& operands) {
   const auto every = [&](auto&& fits) {
     for (size_t i = 0; i < operands.size(); ++i) {
       if (!fits(operands[i].ptr())) return false;
     }
     return true;
   };
-  if (!every(is_plain) || !nothing_listens() || !are_strided(operands, alike)) return std::nullopt;
+  if (!every(is_plain) || !nothing_listens() || !are_strided_alike(operands)) return std::nullopt;
   static PyObject* const grad_mode = attribute_of("torch", "is_grad_enabled");
   return is_true(grad_mode) && !every([](PyObject* tensor) { return !requires_grad(tensor); });
 }

@@ -8,8 +8,8 @@
 namespace fusestep {
 
 // Nothing if a closer look is needed: at an operand that is no strided tensor of one of torch's own two
-// classes, at a first one that is not floating point, where `alike` at operands of different dtypes, shapes
-// or devices; or at a mode, a transform, forward-mode AD, a trace. Else whether autograd has to see the call.
-std::optional<bool> common_case(const pybind11::tuple& operands, bool alike);
+// classes, or not floating point, or of another dtype, shape or device than the first; or at a mode, a
+// transform, forward-mode AD, a trace. Else whether autograd has to see the call.
+std::optional<bool> common_case(const pybind11::tuple& operands);
 
 }  // namespace fusestep

@@ -110,10 +110,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("threading", threading_runtime, "'openmp', 'pool' or 'serial'.");
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
   m.def(
-      "common_case", [](const AnyTuple& operands, bool alike) { return common_case(operands, alike); },
-      py::arg("operands"), py::arg("alike"),
+      "common_case", [](const AnyTuple& operands) { return common_case(operands); }, py::arg("operands"),
       "Whether autograd has to see a call with these tensors; None if a closer look is needed, because of\n"
-      "them (if alike, also where dtypes, shapes or devices differ) or of a mode or transform of torch.");
+      "them (also where dtypes, shapes or devices differ) or of a mode or transform of torch.");
   m.def(
       "empty_like",
       [](const py::object& like, bool row_major) {

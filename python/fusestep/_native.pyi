@@ -78,10 +78,10 @@ def combine(calls: collections.abc.Iterable[tuple[typing.Any, ...]]) -> None:
     For each (out, coefficients, vectors): out = the sum of coefficients[i] * vectors[i].
     """
 
-def common_case(operands: tuple[typing.Any, ...], alike: bool) -> bool | None:
+def common_case(operands: tuple[typing.Any, ...]) -> bool | None:
     """
     Whether autograd has to see a call with these tensors; None if a closer look is needed, because of
-    them (if alike, also where dtypes, shapes or devices differ) or of a mode or transform of torch.
+    them (also where dtypes, shapes or devices differ) or of a mode or transform of torch.
     """
 
 def dots(

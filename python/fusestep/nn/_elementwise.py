@@ -56,7 +56,7 @@ def elementwise(
         stacklevel: Whose line a warning names: the caller's of the public function.
     """
     if weight is None and not torch.compiler.is_compiling():
-        wants_grad = _native.common_case(operands, True)
+        wants_grad = _native.common_case(operands)
         if wants_grad is not None:
             dtype = operands[0].dtype
             if autocast:

@@ -7,14 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusestep import _native
-
 Array = NDArray[Any]
-
-
-def empty_like(array: Array) -> Array:
-    """In C order, in memory of the pool where that pays."""
-    return _native.empty_like(array)  # type: ignore[no-any-return]
 
 
 def as_array(value: ArrayLike, name: str) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fusestep import _native
 from fusestep._stats import count_native
-from fusestep.numpy._arrays import Array, as_array, empty_like
+from fusestep.numpy._arrays import Array, as_array
 
 __all__ = ["log_softmax", "log_softmax_backward", "softmax", "softmax_backward"]
 
@@ -102,8 +102,7 @@ def _pair(output: ArrayLike, grad_output: ArrayLike) -> tuple[Array, Array]:
 
 
 def _along(op: str, operands: tuple[Array, ...], dim: int, dtype: Any) -> Array:
-    like = operands[0]
-    result = empty_like(like) if dtype is None else np.empty(like.shape, dtype)
-    _native.run(op, operands, (None, result), dim=operator.index(dim))
+    result = True if dtype is None else np.empty(operands[0].shape, dtype)  # True: like the first operand
+    (result,) = _native.run(op, operands, (None, result), dim=operator.index(dim))
     count_native(op)
-    return result
+    return result  # type: ignore[no-any-return]
