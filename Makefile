@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 # The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
 TORCH := torch==2.13.0
 
-.PHONY: help demo test bench lint format docs clean
+.PHONY: help demo test bench bench-cuda lint format docs clean
 
 help:
 	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
 	@echo "make test     install into $(VENV) and run the tests"
 	@echo "make bench    install into $(VENV) and time everything against torch (ARGS=--quick: two minutes)"
+	@echo "make bench-cuda  the same on a CUDA device, with the fusestep and torch of PYTHON"
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
-	@echo "make docs     rewrite what is derived: the type stub and the table of ops in README.md"
+	@echo "make docs     rewrite what is derived: the type stub, the table of ops in README.md, docs/cuda_kernels.md"
 	@echo "make clean    remove $(VENV) and build/"
 
 # Installed anew whenever a source changes; build/ keeps what did not have to be compiled again.
@@ -47,6 +48,11 @@ bench: $(VENV)/.demo
 	@echo "==> timing losses and optimizers against torch"
 	$(BIN)/python -m bench $(ARGS)
 
+# With the torch of the machine, which must have CUDA.
+bench-cuda:
+	@echo "==> timing losses and optimizers against torch on a CUDA device"
+	$(PYTHON) -m bench --device cuda $(ARGS)
+
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(VENV)/.dev
@@ -63,6 +69,7 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python tools/stubs.py
 	$(BIN)/python tools/ops_table.py
+	$(BIN)/python tools/sass.py
 
 clean:
 	rm -rf $(VENV) build

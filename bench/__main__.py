@@ -27,9 +27,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="timing of one case (default: 4, 0.4 if --quick)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--huge", action="store_true", help="also sizes of 10⁹ elements and beyond 2³¹")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/results", help="folder for CSV and charts")
+    parser.add_argument("--out", type=Path, help="folder for CSV and charts (default: bench/results/DEVICE)")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
     options = parser.parse_args(given)
+    options.out = options.out or ROOT / "bench/results" / options.device.partition(":")[0]
     options.peers = (options.peers or ",".join(PEERS[:-1] if options.quick else PEERS)).split(",")
     if unknown := set(options.peers) - {*PEERS, ""}:
         parser.error(f"unknown peers: {', '.join(sorted(unknown))}")

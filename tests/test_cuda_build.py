@@ -1,78 +1,72 @@
-"""What nvcc makes of the CUDA engine: no register is spilled, and float32 moves 128 bits at a time."""
+"""What the compiler made of the CUDA engine, for every architecture it was built for: no device is needed."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from toolchain import CSRC, write_all_formulas
+from toolchain import ROOT
 
-NVCC = shutil.which("nvcc")
-FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--extended-lambda", "-Xcompiler=-Wall,-Wextra"]
-FLAGS += ["-Xptxas", "-v", "-gencode", "arch=compute_90,code=sm_90", "-DFUSESTEP_TARGET=cuda"]
+sys.path.insert(0, str(ROOT / "tools"))
+import sass
 
-pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc in PATH")
+LIBRARY = sass.installed()
 
+pytestmark = [
+    pytest.mark.skipif(LIBRARY is None, reason="fusestep was built without its CUDA engine"),
+    pytest.mark.skipif(
+        not (sass.find_tool("cuobjdump") and sass.find_tool("nvdisasm")),
+        reason="needs the PyPI packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm",
+    ),
+]
 
-def find_tool(name: str) -> Path | None:
-    """In PATH, or from the PyPI packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm."""
-    places = [Path(found).parent for found in [shutil.which(name)] if found]
-    places += [Path(folder) / "nvidia" / "cu13" / "bin" for folder in sys.path]
-    return next((place / name for place in places if (place / name).exists()), None)
-
-
-def run(*command: str | Path, path: str = "") -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, "PATH": os.environ["PATH"] + os.pathsep + path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+# Registers a thread: with more, fewer threads than a kernel counts on fit into a multiprocessor.
+MOST = {
+    r"pointwise_kernel<plain": 64,
+    r"pointwise_kernel<packed": 104,
+    r"update_kernel<(plain|packed), false": 64,
+    r"update_kernel<packed, true": 80,
+    r"_kernel<HeldRow<\w+, 8, false>": 80,
+    r"norm_kernel": 64,
+    r"": 128,
+}
+# Kernels that are there for what cannot be read or written 128 bits at a time.
+NARROW = r"<any|WalkedRow|weight_kernel|kept_kernel|product_kernel"
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The object for sm_90, and what ptxas said."""
-    build = tmp_path_factory.mktemp("cuda")
-    include = [f"-I{CSRC}", f"-I{write_all_formulas(build / 'generated')}"]
-    target = build / "kernels.o"
-    kernels = CSRC / "cuda" / "kernels.cu"
-    log = run(NVCC, *FLAGS, *include, "-c", kernels, "-o", target)
-    assert "warning" not in log, log
-    return target, log
+def library() -> Path:
+    assert LIBRARY is not None
+    return LIBRARY
 
 
-def test_no_kernel_spills(compiled: tuple[Path, str]) -> None:
-    spills = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
-    pattern = rf"Compiling entry function '(\w+)'[\s\S]*?{spills}[\s\S]*?Used (\d+) registers"
-    found = re.findall(pattern, compiled[1])
-    assert len(found) == compiled[1].count("Compiling entry function") > 0
-    for name, stores, loads, registers in found:
-        print(f"{registers:>4} registers  {name}")
-        assert (int(stores), int(loads)) == (0, 0), f"{name} spills"
+@pytest.fixture(scope="module")
+def code(library: Path) -> dict[str, sass.Code]:
+    return sass.code(library)
 
 
-def test_dense_float32_moves_128_bits(compiled: tuple[Path, str]) -> None:
-    cuobjdump, nvdisasm = find_tool("cuobjdump"), find_tool("nvdisasm")
-    if cuobjdump is None or nvdisasm is None:
-        pytest.skip("needs the PyPI packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm")
-    listing = run(cuobjdump, "-sass", compiled[0], path=str(nvdisasm.parent))
-    # Access::plain and Access::packed are the first enumerators: mangled as `AccessE0` and `AccessE1`.
-    name = re.compile(r"\w*(pointwise|update|norm)_kernel\w*AccessE[01]E")
-    kinds = set()
-    for part in listing.split("Function : "):
-        if found := name.match(part):
-            kinds.add(found[1])
-            assert "LDG.E.128" in part, part.splitlines()[0]
-            assert found[1] == "norm" or "STG.E.128" in part, part.splitlines()[0]
-    assert kinds == {"pointwise", "update", "norm"}
+def test_no_kernel_spills_and_none_has_too_many_registers(library: Path) -> None:
+    found = sass.kernels(library)
+    assert {kernel.arch for kernel in found} >= {"sm_75", "sm_80", "sm_90", "sm_100", "sm_120"}
+    for kernel in found:
+        assert (kernel.stack, kernel.local) == (0, 0), f"{kernel} has a stack"
+        most = next(most for pattern, most in MOST.items() if re.search(pattern, kernel.name))
+        assert kernel.registers <= most, f"{kernel} has more than {most} registers"
+
+
+def test_kernels_move_128_bits_at_a_time(code: dict[str, sass.Code]) -> None:
+    wide = {name: counted for name, counted in code.items() if not re.search(NARROW, name)}
+    shapes = {re.split(r"_kernel", name)[0] for name in wide}
+    assert shapes == {"pointwise", "rowwise", "dense", "update", "norm", "dots", "combine"}
+    for name, counted in wide.items():
+        assert counted.loads > 0, f"{name} loads no 128 bits"
+        assert counted.stores > 0 or name.startswith(("norm", "dots")), f"{name} stores no 128 bits"
+        assert counted.spills == 0, name
+
+
+def test_the_report_lists_every_kernel(code: dict[str, sass.Code]) -> None:
+    listed = set(re.findall(r"^\| `(.+?)` \|", sass.REPORT.read_text(), re.M))
+    assert listed == set(code), "run `make docs`"

@@ -83,7 +83,12 @@ def test_engines_know_no_formula_by_name_and_not_each_other() -> None:
 
 def test_compilers_and_instruction_sets_are_asked_about_in_few_places() -> None:
     allowed = {
-        r"__CUDACC__|__CUDA_ARCH__": {"core/macros.h", "core/lanes.h", "core/view.h"},
+        r"__CUDACC__|__CUDA_ARCH__": {
+            "core/macros.h",
+            "core/lanes.h",
+            "core/dtypes.h",
+            "core/view.h",
+        },
         r"__AVX|__F16C__|__x86_64__|__aarch64__|_mm\d|__FMA__": {
             "cpu/simd.h",
             "cpu/convert.h",

@@ -71,16 +71,24 @@ FUSESTEP_HD To bit_cast(From from) {
   return to;
 }
 
+// A CUDA device has instructions for these, which give the same bits, but for those of a NaN.
+//
 // Widening is exact. bfloat16 is the upper half of a float.
 FUSESTEP_HD float widen(float x) { return x; }
 FUSESTEP_HD double widen(double x) { return x; }
 FUSESTEP_HD float widen(BFloat16 x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
 FUSESTEP_HD float widen(Float16 x) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
   // Shifted into a float's fields the value is too small by the difference of the exponent biases,
   // 2^(127-15); multiplying puts that right and turns half denormals into normal floats.
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, magnitude = uint32_t(x.bits & 0x7fffu) << 13;
   const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
   return bit_cast<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
+#endif
 }
 
 // Narrowing rounds once, to nearest even (IEEE 754); NaN stays NaN.
@@ -95,9 +103,16 @@ FUSESTEP_HD U round_to_upper_half(U bits) {
   return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
 }
 FUSESTEP_HD void narrow(float x, BFloat16& to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
   to.bits = uint16_t(round_to_upper_half(bit_cast<uint32_t>(x)) >> 16);
+#endif
 }
 FUSESTEP_HD void narrow(float x, Float16& to) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
   const uint32_t bits = bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   // 0.5f has the spacing of half denormals, so the addition itself rounds to them.
@@ -106,6 +121,7 @@ FUSESTEP_HD void narrow(float x, Float16& to) {
   const uint32_t finite = magnitude >= 0x477ff000u ? 0x7c00u : small;  // from 65520 on: inf
   const uint32_t value = magnitude > 0x7f800000u ? 0x7e00u : finite;   // NaN
   to.bits = uint16_t(((bits >> 16) & 0x8000u) | value);
+#endif
 }
 // Through float the value would round twice. Rounding to odd first keeps every bit that matters.
 template <class Half>

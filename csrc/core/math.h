@@ -182,10 +182,24 @@ FUSESTEP_HD V log1p(V x) {
 // 0, denormals and infinity are met as computed: exp(-inf) = 0, exp(inf) = inf.
 template <class V>
 FUSESTEP_HD V exp(V x) {
-  using T = scalar_of<V>;
-  using F = detail::Format<T>;
-  const detail::Exponential<V> e = detail::split_exp(x, F::exp_lowest, F::exp_highest);
-  return scale_by_power(e.high + detail::curve(e.r, e.low) + V(T(1)), e.n, e.power);
+  if constexpr (has_exp<V>) {
+    return own_exp(x);
+  } else {
+    using T = scalar_of<V>;
+    using F = detail::Format<T>;
+    const detail::Exponential<V> e = detail::split_exp(x, F::exp_lowest, F::exp_highest);
+    return scale_by_power(e.high + detail::curve(e.r, e.low) + V(T(1)), e.n, e.power);
+  }
+}
+
+// Good enough for a result of 16 bits.
+template <class V>
+FUSESTEP_HD V rough_exp(V x) {
+  if constexpr (has_exp<V>) {
+    return own_rough_exp(x);
+  } else {
+    return exp(x);
+  }
 }
 
 // exp(x - y). The difference rounds, and exp magnifies its error by its size; what was lost is recovered

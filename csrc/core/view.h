@@ -30,7 +30,7 @@ FUSESTEP_HD bool present(const View& view) { return view.data != nullptr; }
 // Offset, in elements, of the element with row-major number `index` among the first `dims` dimensions.
 FUSESTEP_HD int64_t offset_of(const View& view, int64_t index, int dims) {
   int64_t offset = 0;
-  for (int d = dims - 1; d > 0; --d) {
+  FUSESTEP_NO_UNROLL for (int d = dims - 1; d > 0; --d) {  // a division is long
     offset += index % view.sizes[d] * view.strides[d];
     index /= view.sizes[d];
   }
@@ -71,8 +71,8 @@ FUSESTEP_HD void store(void* to, T value) {
 #endif
 }
 
-FUSESTEP_HD int64_t load_integer(const View& view, int64_t index) {
-  const char* at = static_cast<const char*>(view.data) + offset_of(view, index) * size_of(view.dtype);
+FUSESTEP_HD int64_t load_integer(const View& view, int64_t offset) {
+  const char* at = static_cast<const char*>(view.data) + offset * size_of(view.dtype);
   switch (view.dtype) {
     case DType::i8:
       return load<int8_t>(at);

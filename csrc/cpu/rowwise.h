@@ -17,7 +17,7 @@ inline BadLabel check_labels(const RowwiseArgs& args, bool weighted, double& kep
   weighted = weighted && present(args.weight);
   double sum = 0;
   for (int64_t r = 0; r < args.rows; ++r) {
-    const int64_t label = load_integer(args.target, r);
+    const int64_t label = load_integer(args.target, offset_of(args.target, r));
     if (args.ignores && label == args.ignore_index) continue;
     if (label < 0 || label >= args.classes) return {true, label};
     sum += weighted ? load_floating<double>(args.weight, offset_of(args.weight, label)) : 1.0;
@@ -53,7 +53,7 @@ class RowwiseCall : RowCall<T, RowwiseArgs> {
 
   // The label of a row, or -1. The bounds are for one that another thread changes after check_labels.
   int64_t label_of(int64_t row) const {
-    const int64_t label = load_integer(args_.target, row);
+    const int64_t label = load_integer(args_.target, offset_of(args_.target, row));
     const bool ignored = args_.ignores && label == args_.ignore_index;
     return ignored || uint64_t(label) >= uint64_t(args_.classes) ? -1 : label;
   }

@@ -7,9 +7,14 @@
 FUSESTEP_TARGET_BEGIN
 
 constexpr int64_t kChunk = int64_t(kThreads) * kPack * 4;
-constexpr int kParamBytes = 4000;
 
-FUSESTEP_HD int64_t chunks_in(int64_t count) { return (count + kChunk - 1) / kChunk; }
+// How many chunks an entry and those before it have, and how many elements its last one has.
+struct ChunkCount {
+  uint32_t chunks;
+  uint16_t last;
+  uint16_t setting;  // of an update: which one is its own
+};
+static_assert(kChunk <= UINT16_MAX, "a chunk's elements are counted in 16 bits");
 
 // Elements begin … end - 1 of an entry.
 struct Chunk {
@@ -17,11 +22,10 @@ struct Chunk {
   int64_t begin, end;
 };
 
-// `Params` has `entries`, `count` of them, each with the `count` of its elements and its `chunks` together
-// with those of the entries before it.
+// `Params` has `entry(i)`, `count` of them, each with its `size`.
 template <class Params>
 FUSESTEP_HD int64_t chunks_of(const Params& p) {
-  return p.entries[p.count - 1].chunks;
+  return p.count > 0 ? p.entry(p.count - 1).size.chunks : 0;
 }
 
 template <class Params>
@@ -29,24 +33,21 @@ __device__ __forceinline__ Chunk chunk_at(const Params& p, int64_t number) {
   int low = 0, high = p.count - 1;  // the first entry with more than `number` chunks up to its end
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (p.entries[middle].chunks > number) {
+    if (p.entry(middle).size.chunks > number) {
       high = middle;
     } else {
       low = middle + 1;
     }
   }
-  const int64_t begin = (number - (low > 0 ? p.entries[low - 1].chunks : 0)) * kChunk;
-  const int64_t rest = p.entries[low].count - begin;
-  return {low, begin, begin + (rest < kChunk ? rest : kChunk)};
+  const ChunkCount size = p.entry(low).size;
+  const int64_t begin = (number - (low > 0 ? p.entry(low - 1).size.chunks : 0)) * kChunk;
+  return {low, begin, begin + (number + 1 == size.chunks ? size.last : kChunk)};
 }
 
-// Gives the new last entry its elements.
-template <class Params>
-void append(Params& p, int64_t count) {
-  const int64_t before = p.count > 0 ? chunks_of(p) : 0;
-  p.entries[p.count].count = count;
-  p.entries[p.count].chunks = before + chunks_in(count);
-  ++p.count;
+// Of an entry of `count` elements, at least one, that follows `before` chunks.
+inline ChunkCount count_chunks(int64_t before, int64_t count) {
+  const int64_t chunks = (count + kChunk - 1) / kChunk;
+  return {uint32_t(before + chunks), uint16_t(count - (chunks - 1) * kChunk), 0};
 }
 
 FUSESTEP_TARGET_END

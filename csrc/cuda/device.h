@@ -10,6 +10,7 @@
 #else
 #include <cuda_runtime.h>
 #define FUSESTEP_SHARED(type, name, size) __shared__ type name[size]
+#define FUSESTEP_DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
 #define FUSESTEP_NOINLINE __noinline__
 #define FUSESTEP_UNROLL _Pragma("unroll")
 #endif
@@ -17,8 +18,16 @@
 FUSESTEP_TARGET_BEGIN
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = 256;  // of a block, but where a kernel says otherwise
 constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// Bytes that the parameters of a kernel may have: 32764 from CUDA 12.1 on. Few for the emulator, so that the
+// tests' calls take several launches.
+#if !defined(FUSESTEP_EMULATOR) && CUDART_VERSION >= 12010
+constexpr int kParamBytes = 32512;
+#else
+constexpr int kParamBytes = 4000;
+#endif
 
 // NOTE [grid]: blocks of a launch, and so partial sums, are at most this many; kernels stride over what
 // is left. The cut depends on sizes alone, never on the device, so results are the same on all of them.
@@ -33,16 +42,28 @@ inline int64_t blocks_for(int64_t work, int64_t work_per_block) {
   return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
+struct Grid {
+  int64_t blocks;
+  int threads = kThreads;
+  int64_t shared = 0;  // bytes of dynamic shared memory
+
+  Grid(int64_t blocks_) : blocks(blocks_) {}
+  Grid(int64_t blocks_, int threads_, int64_t shared_)
+      : blocks(blocks_), threads(threads_), shared(shared_) {}
+};
+
 #if defined(FUSESTEP_EMULATOR)
 
 template <class Kernel, class Params>
-void launch(Kernel kernel, int64_t blocks, void*, const Params& params) {
+void launch(Kernel kernel, Grid grid, void*, const Params& params) {
   const auto thread = [&] { kernel(params); };
   emulator::run(
-      unsigned(blocks), kThreads, [](const void* body) { (*static_cast<decltype(thread)*>(body))(); },
-      &thread);
+      {unsigned(grid.blocks), grid.threads, size_t(grid.shared)},
+      [](const void* body) { (*static_cast<decltype(thread)*>(body))(); }, &thread);
 }
 
+inline void zero(void* memory, size_t bytes, void*) { memset(memory, 0, bytes); }
+inline int64_t most_shared() { return 2048; }
 inline const char* take_error() { return nullptr; }
 inline int enter_device(int) { return 0; }
 
@@ -72,14 +93,31 @@ inline int enter_device(int index) {
   return before;
 }
 
+constexpr int64_t kAlwaysShared = 48 << 10;  // bytes of shared memory that need no permission
+
 template <class Kernel, class Params>
-void launch(Kernel kernel, int64_t blocks, void* stream, const Params& params) {
-  // Toolkits before 12.1 allow 4 KB of parameters.
-  static_assert(sizeof(Params) <= 4000, "kernel parameters are too large");
+void launch(Kernel kernel, Grid grid, void* stream, const Params& params) {
+  static_assert(sizeof(Params) <= kParamBytes, "kernel parameters are too large");
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  if (grid.shared > kAlwaysShared) {
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared)));
+  }
   void* arguments[] = {const_cast<Params*>(&params)};
-  cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)), dim3(kThreads), arguments,
-                   0, static_cast<cudaStream_t>(stream));
+  cudaLaunchKernel(function, dim3(unsigned(grid.blocks)), dim3(unsigned(grid.threads)), arguments,
+                   size_t(grid.shared), static_cast<cudaStream_t>(stream));
   check(cudaGetLastError());
+}
+
+inline void zero(void* memory, size_t bytes, void* stream) {
+  check(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)));
+}
+
+// Bytes of shared memory that a block of the current device may have, but for what kernels declare.
+inline int64_t most_shared() {
+  int device = 0, bytes = int(kAlwaysShared);
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes - 2048;
 }
 
 #endif

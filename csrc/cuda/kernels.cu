@@ -12,9 +12,9 @@ FUSESTEP_TARGET_BEGIN
 
 namespace {
 
-// A divisor and partial sums of a loss, or the partial sums of a norm or of scalar products.
+// Of scalar products the partial sums; an update needs some if it takes a norm.
 int64_t workspace_bytes(Shape shape, int64_t) {
-  return (shape == Shape::vectors ? kTile * kDotBlocks : 1 + kMaxBlocks) * int64_t(sizeof(double));
+  return shape == Shape::vectors ? kTile * kDotBlocks * int64_t(sizeof(double)) : int64_t(sizeof(Scratch));
 }
 
 }  // namespace

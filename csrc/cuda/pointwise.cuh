@@ -7,6 +7,12 @@
 
 FUSESTEP_TARGET_BEGIN
 
+// Elements of a thread's portion. There are two or three arrays to read at most, so that half precision too
+// must move 16 bytes at a time to keep the memory busy.
+constexpr int kWide = 8;
+template <Access access>
+constexpr int kElements = access == Access::packed ? kWide : kWidth<access>;
+
 template <class F>
 struct PointwiseParams {
   F formula;
@@ -17,7 +23,7 @@ struct PointwiseParams {
 template <Access access, class T, class F>
 __global__ void __launch_bounds__(kThreads, 2)
     pointwise_kernel(const PointwiseParams<F> __grid_constant__ p) {
-  constexpr int W = kWidth<access>, N = decltype(F::operands)::size;
+  constexpr int W = kElements<access>, N = decltype(F::operands)::size;
   const PointwiseArgs& args = p.args;
   const int64_t count = args.operand[0].count;
   const bool each = args.reduction == Reduction::none;
@@ -27,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int64_t at = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * W; at < count; at += step) {
     const auto fetch = [&](const View& view, const Portion<T, W>& absent) {
       if (!present(view)) return absent;
-      return read<access, T>(view.data, view.dtype, place_of<access>(view, at), count - at);
+      return read<access, T, W>(view.data, view.dtype, place_of<access>(view, at), count - at);
     };
     const auto store = [&](const View& view, const Portion<T, W>& portion) {
       if (!present(view)) return;
@@ -54,22 +60,22 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (each) store(args.loss, loss);
     for (int k = 0; k < N; ++k) store(args.grad[k], grad[k]);
   }
-  if (reduces_loss(args)) keep_partial(partials_of(args), sum);
+  finish_loss(args, p.divisor, sum);
 }
 
 struct WeightParams {
   View weight;
-  double* partials;
+  Scratch* scratch;
 };
 
-// The sum of the weights, as partial sums.
+// Leaves behind the sum of the weights.
 static __global__ void __launch_bounds__(kThreads, 2) weight_kernel(const WeightParams __grid_constant__ p) {
   const int64_t step = int64_t(gridDim.x) * kThreads;
   double sum = 0;
   for (int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x; at < p.weight.count; at += step) {
     sum += read_one<double>(p.weight.data, p.weight.dtype, place_of<Access::any>(p.weight, at));
   }
-  keep_partial(p.partials, sum);
+  across_grid(sum, p.scratch, [&](double total) { p.scratch->divisor = total; });
 }
 
 template <template <class> class F>
@@ -77,7 +83,7 @@ struct Pointwise {
   static_assert(check_pointwise<F>(), "");
 
   static Access access_of(const PointwiseArgs& args) {
-    Choice choice;
+    Choice<kWide> choice;
     const auto add = [&](const View& view) {
       if (present(view)) choice.add(view);
     };
@@ -95,20 +101,19 @@ struct Pointwise {
     if (args.reduction != Reduction::mean) return {1.0, nullptr};
     if (args.divisor != 0) return {args.divisor, nullptr};
     if (!F<float>::weighted_mean || !present(args.weight)) return {double(args.operand[0].count), nullptr};
-    const int64_t blocks = blocks_for(args.weight.count, kThreads);
-    if (blocks > 0) launch(weight_kernel, blocks, args.stream, WeightParams{args.weight, partials_of(args)});
-    return sum_divisor(args, blocks);
+    Scratch* const scratch = scratch_of(args);
+    const int64_t blocks = args.weight.count > 0 ? blocks_for(args.weight.count, kThreads) : 1;
+    launch(weight_kernel, blocks, args.stream, WeightParams{args.weight, scratch});
+    return {1.0, &scratch->divisor};
   }
 
   template <Access access, class T>
   static void run_as(const PointwiseArgs& args) {
-    const Divisor divisor = divisor_for(args);
-    const int64_t blocks = blocks_for(args.operand[0].count, kThreads * kWidth<access>);
-    if (blocks > 0) {
-      const PointwiseParams<F<T>> params{F<T>(args.hyper), args, divisor};
-      launch(pointwise_kernel<access, T, F<T>>, blocks, args.stream, params);
-    }
-    sum_losses(args, blocks, divisor);
+    const int64_t count = args.operand[0].count;
+    if (count > kThreads && args.reduction != Reduction::none) prepare(scratch_of(args), args.stream);
+    const PointwiseParams<F<T>> params{F<T>(args.hyper), args, divisor_for(args)};
+    const int64_t blocks = blocks_for_loss(args, count, kThreads * kElements<access>);
+    if (blocks > 0) launch(pointwise_kernel<access, T, F<T>>, blocks, args.stream, params);
   }
 
   static bool run(const PointwiseArgs& args) {

@@ -46,45 +46,46 @@ struct Run {
 
 FUSESTEP_HD int64_t offset_of(const Run& run, int64_t index) { return index * run.stride; }
 
-// Four elements move as whole words, one instruction (two for double). Stores are spelled out: nvcc takes
-// the assignment of a uint4 apart where a tail stands beside it.
-template <class S>
-using Words = std::conditional_t<sizeof(S) == 2, uint2, uint4>;
+// Neighbouring elements move as whole words, 16 bytes an instruction if there are as many. Loads and stores
+// are spelled out: nvcc takes the assignment of a uint4 apart where a tail stands beside it.
+template <class S, int W>
+using Words = std::conditional_t<W * sizeof(S) == 8, uint2, uint4>;
 
-template <class S>
+template <int W, class S>
 FUSESTEP_HD bool is_aligned(const S* at) {
-  return reinterpret_cast<uintptr_t>(at) % sizeof(Words<S>) == 0;
+  return reinterpret_cast<uintptr_t>(at) % sizeof(Words<S, W>) == 0;
 }
 
-template <class T, class S>
-FUSESTEP_HD Portion<T, kPack> load_aligned(const S* from) {
-  constexpr int n = kPack * sizeof(S) / sizeof(Words<S>);
-  Words<S> words[n];
-  for (int i = 0; i < n; ++i) words[i] = reinterpret_cast<const Words<S>*>(from)[i];
-  S stored[kPack];
+template <class T, int W, class S>
+__device__ __forceinline__ Portion<T, W> load_aligned(const S* from) {
+  constexpr int n = W * sizeof(S) / sizeof(Words<S, W>);
+  Words<S, W> words[n];
+  for (int i = 0; i < n; ++i) words[i] = __ldca(reinterpret_cast<const Words<S, W>*>(from) + i);
+  S stored[W];
   memcpy(stored, words, sizeof(stored));
-  Portion<T, kPack> portion;
-  for (int i = 0; i < kPack; ++i) portion.at[i] = T(widen(stored[i]));
+  Portion<T, W> portion;
+  for (int i = 0; i < W; ++i) portion.at[i] = T(widen(stored[i]));
   return portion;
 }
 
-template <class T, class S>
-__device__ __forceinline__ void store_aligned(S* to, const Portion<T, kPack>& portion) {
-  constexpr int n = kPack * sizeof(S) / sizeof(Words<S>);
-  S stored[kPack];
-  for (int i = 0; i < kPack; ++i) narrow(portion.at[i], stored[i]);
-  Words<S> words[n];
+template <class T, int W, class S>
+__device__ __forceinline__ void store_aligned(S* to, const Portion<T, W>& portion) {
+  constexpr int n = W * sizeof(S) / sizeof(Words<S, W>);
+  S stored[W];
+  for (int i = 0; i < W; ++i) narrow(portion.at[i], stored[i]);
+  Words<S, W> words[n];
   memcpy(words, stored, sizeof(stored));
-  for (int i = 0; i < n; ++i) __stwb(reinterpret_cast<Words<S>*>(to) + i, words[i]);
+  for (int i = 0; i < n; ++i) __stwb(reinterpret_cast<Words<S, W>*>(to) + i, words[i]);
 }
 
-// The kind of access that suits all of a number of views.
+// The kind of access that suits all of a number of views, for portions of W elements.
+template <int W = kPack>
 class Choice {
  public:
   void add(const View& view) {
     bool aligned = false;
     dispatch_floating(view.dtype, [&](auto tag) {
-      aligned = is_aligned(static_cast<typename decltype(tag)::type*>(view.data));
+      aligned = is_aligned<W>(static_cast<typename decltype(tag)::type*>(view.data));
     });
     packed_ = packed_ && view.contiguous && aligned && view.dtype != DType::f64;
     plain_ = plain_ && view.dtype == DType::f32;
@@ -111,6 +112,16 @@ FUSESTEP_HD void write_one(void* data, DType dtype, int64_t offset, T value) {
       dtype, [&](auto tag) { narrow(value, static_cast<typename decltype(tag)::type*>(data)[offset]); });
 }
 
+// The same where speed does not matter. Not inlined: there are many kernels, and time to compile is finite.
+template <class T>
+__device__ FUSESTEP_NOINLINE T read_lone(const void* data, DType dtype, int64_t offset) {
+  return read_one<T>(data, dtype, offset);
+}
+template <class T>
+__device__ FUSESTEP_NOINLINE void write_lone(void* data, DType dtype, int64_t offset, T value) {
+  write_one(data, dtype, offset, value);
+}
+
 // As dispatch_floating, for the dtypes that a kind of access meets.
 template <Access access, class Visit>
 FUSESTEP_HD void dispatch_packed(DType dtype, Visit&& visit) {
@@ -120,9 +131,14 @@ FUSESTEP_HD void dispatch_packed(DType dtype, Visit&& visit) {
 }
 
 // Where portion `first` of a View or Run begins: computed once for an element that is read and written.
-// Not inlined: its divisions are long, the kernels that need them many, and time to compile is finite.
+// Not inlined, as read_lone is not.
 static __device__ FUSESTEP_NOINLINE int64_t strided_offset(const View& view, int64_t index) {
   return offset_of(view, index, view.dims);
+}
+
+// Of one element.
+__device__ __forceinline__ int64_t place_of_one(const View& view, int64_t index) {
+  return view.contiguous ? index : strided_offset(view, index);
 }
 
 template <Access access>
@@ -132,9 +148,8 @@ __device__ __forceinline__ int64_t place_of(const View& view, int64_t first) {
 
 // The portion of a View at `place`, of which `rest` elements exist, at least one. Those beyond are read
 // as NaN, so that it shows if they are used, and not written.
-template <Access access, class T>
-FUSESTEP_HD Portion<T, kWidth<access>> read(const void* data, DType dtype, int64_t place, int64_t rest) {
-  constexpr int W = kWidth<access>;
+template <Access access, class T, int W = kWidth<access>>
+__device__ __forceinline__ Portion<T, W> read(const void* data, DType dtype, int64_t place, int64_t rest) {
   Portion<T, W> portion;
   if constexpr (access == Access::any) {
     portion.at[0] = read_one<T>(data, dtype, place);
@@ -143,7 +158,7 @@ FUSESTEP_HD Portion<T, kWidth<access>> read(const void* data, DType dtype, int64
       using S = typename decltype(tag)::type;
       const S* from = static_cast<const S*>(data) + place;
       if (W <= rest) {
-        portion = load_aligned<T>(from);
+        portion = load_aligned<T, W>(from);
       } else {
         for (int i = 0; i < W; ++i) portion.at[i] = i < rest ? T(widen(from[i])) : T(NAN);
       }
@@ -152,10 +167,9 @@ FUSESTEP_HD Portion<T, kWidth<access>> read(const void* data, DType dtype, int64
   return portion;
 }
 
-template <Access access, class T>
+template <Access access, class T, int W>
 __device__ __forceinline__ void write(void* data, DType dtype, int64_t place, int64_t rest,
-                                      const Portion<T, kWidth<access>>& portion) {
-  constexpr int W = kWidth<access>;
+                                      const Portion<T, W>& portion) {
   if constexpr (access == Access::any) {
     write_one(data, dtype, place, portion.at[0]);
   } else {

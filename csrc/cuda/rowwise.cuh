@@ -2,8 +2,7 @@
 #pragma once
 
 #include "core/op_table.h"
-#include "cuda/rows.cuh"
-#include "formulas/contracts.h"
+#include "cuda/row_choice.cuh"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -12,6 +11,7 @@ struct RowwiseParams {
   F formula;
   RowwiseArgs args;
   int team;
+  int64_t room;
   Divisor divisor;  // under mean, of the rows that are not ignored
 };
 
@@ -21,71 +21,86 @@ struct Label {
   bool ignored, known;
 
   __device__ __forceinline__ Label(const RowwiseArgs& args, int64_t row)
-      : value(load_integer(args.target, row)) {
+      : value(load_integer(args.target, place_of_one(args.target, row))) {
     ignored = args.ignores && value == args.ignore_index;
     known = !ignored && uint64_t(value) < uint64_t(args.classes);
   }
 };
 
-// The scores and weights of four classes.
-template <class T>
-struct Scores {
-  Classes<T> x, weight;
-};
-
-// The loss and the gradient of a row with a label, by its team.
-template <class T, class F>
-__device__ __forceinline__ T labelled_row(const RowwiseParams<F>& p, const Run& x, const Run& grad,
-                                          const RowWalk& walk, int64_t label, T scale) {
-  const int64_t classes = p.args.classes;
-  const Run weight = run_of(p.args.weight);
-  const T own = read_one<T>(x.data, x.dtype, offset_of(x, label));
-  const T own_weight =
-      weight.data == nullptr ? T(1) : read_one<T>(weight.data, weight.dtype, offset_of(weight, label));
-  const auto load = [&](int64_t c) {
-    return Scores<T>{read_classes(x, c, classes, T(NAN)), read_if_present(weight, c, classes, T(1))};
+// The loss and the gradient of a row, by its team. All of it goes there for a row without a label too, if
+// others of its warp have one: they wait for each other.
+template <class Row, class F>
+__device__ __forceinline__ typename Row::T labelled_row(const RowwiseParams<F>& p, const RowMemory& memory,
+                                                        const Label& label, typename Row::T scale) {
+  using T = typename Row::T;
+  constexpr int K = F::sums;
+  F formula = p.formula;
+  if constexpr (Row::plain) formula.make_plain();
+  const int64_t own_class = label.known ? label.value : 0;
+  const T own = read_at(memory.x, own_class, T(0)), own_weight = read_at(memory.weight, own_class, T(1));
+  Row row(memory, p.team, p.room);
+  const auto level = level_for<Row::rough>(
+      formula.level(F::finds_max ? across_team(row.largest(), p.team, Largest()) : T(0), own));
+  const auto visit = [&](T(&sum)[K], const Element<T>& e) {
+    return formula.visit(sum, e.x, level, e.weight);
   };
-  T level = T(0), sums[F::sums] = {};
-  if constexpr (F::reads_row) {
-    level = p.formula.level(F::finds_max ? row_max<T>(x, walk, p.team) : T(0), own);
-    row_sums(walk, p.team, label, sums, load, [&](T(&sum)[F::sums], const Scores<T>& four, int i) {
-      p.formula.visit(sum, four.x.at[i], level, four.weight.at[i]);
-    });
+  RowSums<T, K> partial;
+  row.add_up(partial, own_class, visit);
+  T sums[K] = {};
+  for (int k = 0; k < K; ++k) {
+    if (formula.uses_sum(k)) sums[k] = T(across_team(partial.total[k], p.team, Add()));
   }
-  const Row<T> row = p.formula.loss(sums, own, level, own_weight, T(classes));
-  if (grad.data == nullptr) return row.loss;
-  walk.for_each([&](int64_t c) {
-    Classes<T> result = all_of<T, kPack>(T(0));
-    if constexpr (F::reads_row) {
-      const Scores<T> four = load(c);
-      for (int i = 0; i < kPack; ++i) {
-        T unused[F::sums] = {};
-        const T kept = p.formula.visit(unused, four.x.at[i], level, four.weight.at[i]);
-        result.at[i] = p.formula.grad(row, four.x.at[i], kept, four.weight.at[i]) * scale;
-      }
-    }
-    for (int i = 0; i < kPack; ++i) result.at[i] = c + i == label ? row.label_grad * scale : result.at[i];
-    write_classes(grad, c, classes, result);
+  const fusestep::Row<T> result = formula.loss(sums, own, T(level), own_weight, T(memory.classes));
+  if (!label.known || memory.out[0].data == nullptr) return result.loss;
+  const auto again = [&](const Element<T>& e) {
+    T unused[K] = {};
+    return visit(unused, e);
+  };
+  row.template write<1>(again, [&](const Element<T>& e, T kept, T(&out)[1]) {
+    out[0] = formula.grad(result, e.x, kept, e.weight) * scale;
   });
-  return row.loss;
+  // By the thread that has just written something else there.
+  if (row.owns(label.value)) write_at(memory.out[0], label.value, result.label_grad * scale);
+  return result.loss;
 }
 
-template <class T, class F>
-__global__ void __launch_bounds__(kThreads, 2) rowwise_kernel(const RowwiseParams<F> __grid_constant__ p) {
+template <class Row, class F>
+__global__ void __launch_bounds__(Row::threads, Row::blocks)
+    rowwise_kernel(const RowwiseParams<F> __grid_constant__ p) {
+  using T = typename Row::T;
   const RowwiseArgs& args = p.args;
   const double scale = reduced_scale(args, p.divisor);
-  for_each_row(args, p.team, [&](int64_t row) {
-    const Label label(args, row);
-    const Run x = row_of(args.input, row, args.classes), grad = row_of(args.grad_input, row, args.classes);
-    const RowWalk walk(F::reads_row ? x : grad, args.classes, p.team);
-    if (label.known) {
-      return labelled_row(p, x, grad, walk, label.value, T(scale_of(args, scale, row)));
+  Row::share(args.weight, args.classes);
+  for_each_row(args, p.divisor, p.team, [&](int64_t number, bool counts) {
+    const Label label(args, number);
+    const RowMemory memory{row_of(args.input, number, args.classes),
+                           Run(),
+                           run_of(args.weight),
+                           {counts ? row_of(args.grad_input, number, args.classes) : Run(), Run()},
+                           args.classes};
+    const T own_scale = T(scale_of(args, scale, number));
+    T loss = label.ignored ? T(0) : T(NAN);
+    if constexpr (F::reads_row) {
+      if (label.known || p.team < kWarp) {
+        const T found = labelled_row<Row>(p, memory, label, own_scale);
+        loss = label.known ? found : loss;
+      }
+      if (!label.known) fill_row(memory.out[0], args.classes, p.team, loss);
+    } else {
+      fill_row(memory.out[0], args.classes, p.team, label.known ? T(0) : loss);
+      if (label.known) {
+        const T own = read_at(memory.x, label.value, T(0)),
+                weight = read_at(memory.weight, label.value, T(1));
+        const T sums[F::sums] = {};
+        const fusestep::Row<T> result = p.formula.loss(sums, own, T(0), weight, T(args.classes));
+        const Run& grad = memory.out[0];
+        if (grad.data != nullptr && Cut<int64_t, kPack>(grad, args.classes, p.team).owns(label.value)) {
+          write_at(grad, label.value, result.label_grad * own_scale);
+        }
+        loss = result.loss;
+      }
     }
-    const T same = label.ignored ? T(0) : T(NAN);
-    if (grad.data != nullptr) {
-      walk.for_each([&](int64_t c) { write_classes(grad, c, args.classes, all_of<T, kPack>(same)); });
-    }
-    return same;
+    return loss;
   });
 }
 
@@ -94,7 +109,7 @@ struct KeptParams {
   bool weighted;
 };
 
-// How many rows are kept, or their weight, as partial sums.
+// Leaves behind how many rows are kept, or their weight.
 static __global__ void __launch_bounds__(kThreads, 2) kept_kernel(const KeptParams __grid_constant__ p) {
   const View& weight = p.args.weight;
   const int64_t step = int64_t(gridDim.x) * kThreads;
@@ -102,37 +117,48 @@ static __global__ void __launch_bounds__(kThreads, 2) kept_kernel(const KeptPara
   for (int64_t row = int64_t(blockIdx.x) * kThreads + threadIdx.x; row < p.args.rows; row += step) {
     const Label label(p.args, row);
     if (!label.known) continue;
-    sum += p.weighted ? read_one<double>(weight.data, weight.dtype, offset_of(weight, label.value)) : 1.0;
+    sum += p.weighted ? read_lone<double>(weight.data, weight.dtype, place_of_one(weight, label.value)) : 1.0;
   }
-  keep_partial(partials_of(p.args), sum);
+  Scratch* const scratch = scratch_of(p.args);
+  across_grid(sum, scratch, [&](double total) { scratch->divisor = total; });
 }
 
 template <template <class> class F>
 struct Rowwise {
   static_assert(check_rowwise<F>(), "");
 
+  // Under mean, a launch of its own.
   static Divisor divisor_for(const RowwiseArgs& args) {
     if (args.reduction != Reduction::mean) return {1.0, nullptr};
-    const int64_t blocks = blocks_for(args.rows, kThreads);
     const KeptParams params{args, F<float>::weighted_mean && present(args.weight)};
-    if (blocks > 0) launch(kept_kernel, blocks, args.stream, params);
-    return sum_divisor(args, blocks);
+    launch(kept_kernel, args.rows > 0 ? blocks_for(args.rows, kThreads) : 1, args.stream, params);
+    return {1.0, &scratch_of(args)->divisor};
   }
 
-  template <class T>
-  static void run_as(const RowwiseArgs& args) {
-    const Divisor divisor = divisor_for(args);
-    const int team = team_for(F<T>::reads_row ? args.input : args.grad_input, args.classes);
-    const int64_t blocks = blocks_for(args.rows, kThreads / team);
+  template <class Row>
+  static void run_as(const RowwiseArgs& args, int team, int64_t shared, int64_t room) {
+    using Formula = F<typename Row::T>;
+    const int64_t blocks = blocks_for_loss(args, args.rows, Row::threads / team);
+    if (blocks > 1 && args.reduction != Reduction::none) prepare(scratch_of(args), args.stream);
+    const RowwiseParams<Formula> params{Formula(args.hyper), args, team, room, divisor_for(args)};
     if (blocks > 0) {
-      const RowwiseParams<F<T>> params{F<T>(args.hyper), args, team, divisor};
-      launch(rowwise_kernel<T, F<T>>, blocks, args.stream, params);
+      launch(rowwise_kernel<Row, Formula>, Grid(blocks, Row::threads, shared), args.stream, params);
     }
-    sum_losses(args, blocks, divisor);
   }
 
   static BadLabel run(const RowwiseArgs& args) {
-    args.input.dtype == DType::f64 ? run_as<double>(args) : run_as<float>(args);
+    if (args.input.dtype == DType::f64) {
+      run_as<WalkedRow<double>>(
+          args, team_of_walked(F<float>::reads_row ? args.input : args.grad_input, args.classes), 0, 0);
+    } else if constexpr (!F<float>::reads_row) {
+      run_as<WalkedRow<float>>(args, team_of_walked(args.grad_input, args.classes), 0, 0);
+    } else {
+      with_rows<false, always_plain<F<float>>>(
+          {&args.input, &args.grad_input}, args.weight, args.classes, F<float>(args.hyper).is_plain(),
+          [&](auto tag, int team, int64_t shared, int64_t room) {
+            run_as<typename decltype(tag)::type>(args, team, shared, room);
+          });
+    }
     return {false, 0};
   }
 };

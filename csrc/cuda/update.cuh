@@ -29,7 +29,7 @@ struct Update {
   static Needs needs_of(const UpdateArgs& args, const UpdateItem& item) {
     unsigned present = 0;
     bool wide = false, dense = true;
-    Choice choice;
+    Choice<> choice;
     for (int i = 0; i < kTensors<F<float>, true>; ++i) {
       const View& view = tensor_of<F<float>>(item, i);
       if (!fusestep::present(view)) continue;
@@ -49,19 +49,23 @@ struct Update {
   // Collects items of one variant and launches them together.
   template <Access access, bool extras, unsigned Present, class T>
   struct Batch {
-    UpdateParams<access, T, F<T>, extras> params;
+    using Params = UpdateParams<access, T, F<T>, extras, Present>;
+    Params params;
     void* stream;
     const UpdateItem* last = nullptr;
 
     explicit Batch(const UpdateArgs& args) : stream(args.stream) {
-      params.count = 0;
+      clear();
       if constexpr (extras) params.call = {args.norm, args.gradients};
     }
 
-    // Whether the formula of the last item is that of this one too.
+    void clear() { params.count = params.settings = 0; }
+
+    // Whether this item has the setting of the last one.
     bool repeats(const UpdateItem& item) const {
-      if (params.count == 0 || last->hyper != item.hyper) return false;
-      bool same = last->number[0].after == item.number[0].after;
+      if (params.count == 0 || last->hyper != item.hyper || last->grad_scale != item.grad_scale) return false;
+      bool same = last->number[0].after == item.number[0].after && last->max_norm == item.max_norm &&
+                  last->decay == item.decay && last->rounding == item.rounding;
       for (int k = 1; k < F<T>::numbers.size; ++k) {
         const Count &a = last->number[k], &b = item.number[k];
         same = same && a.before == b.before && a.after == b.after;
@@ -69,24 +73,39 @@ struct Update {
       return same;
     }
 
+    void set(const UpdateItem& item) {
+      auto& setting = params.add_setting(F<T>(item.hyper, item.number));
+      setting.grad_scale = T(item.grad_scale);
+      if constexpr (extras) {
+        setting.grad_scale = item.grad_scale;
+        setting.max_norm = item.max_norm;
+        setting.decay = item.decay;
+        setting.rounding = item.rounding;
+      }
+    }
+
     void add(const UpdateItem& item, bool dense) {
-      if (params.count == params.capacity || !dense) flush();
-      auto& entry = params.entries[params.count];
-      entry.formula =
-          repeats(item) ? params.entries[params.count - 1].formula : F<T>(item.hyper, item.number);
+      if (!params.has_room() || !dense) flush();
+      if (!repeats(item)) set(item);
       last = &item;
+      const int64_t before = chunks_of(params);
+      auto& entry = params.add_entry();
+      entry.size = count_chunks(before, item.grad.count);
+      entry.size.setting = uint16_t(params.settings - 1);
       for (int i = 0; i < kTensors<F<T>, extras>; ++i) {
-        entry.data[i] = tensor_of<F<T>>(item, i).data;
-        entry.dtype[i] = tensor_of<F<T>>(item, i).dtype;
+        if (i >= 2 && i < 2 + kStates && !has_state(Present, i - 2)) continue;
+        const int slot = slot_of<F<T>, Present>(i);
+        entry.data[slot] = tensor_of<F<T>>(item, i).data;
+        entry.set_dtype(slot, tensor_of<F<T>>(item, i).dtype);
       }
       if constexpr (extras) {
-        entry.beside = {item.grad_scale, item.max_norm, item.decay,
-                        item.seed,       item.rounding, present(item.average)};
-      } else {
-        entry.beside = {T(item.grad_scale)};
+        entry.seed = item.seed;
+        entry.averages = present(item.average);
       }
-      if constexpr (F<T>::by_rows) entry.rows = {item.rows.row, item.rows.length};
-      append(params, item.grad.count);
+      if constexpr (F<T>::by_rows) {
+        entry.row = item.rows.row;
+        entry.length = item.rows.length;
+      }
       if constexpr (access == Access::any) {
         params.layouts.dense = dense;
         if (dense) return;
@@ -99,7 +118,7 @@ struct Update {
       if (params.count == 0) return;
       launch(update_kernel<access, extras, Present, T, F<T>>, blocks_for(chunks_of(params), 1), stream,
              params);
-      params.count = 0;
+      clear();
     }
   };
 

@@ -6,6 +6,8 @@
 // without: it asks about each element anyway.
 #pragma once
 
+#include <new>
+
 #include "core/op_table.h"
 #include "core/rounding.h"
 #include "cuda/chunks.cuh"
@@ -30,17 +32,13 @@ const View& tensor_of(const UpdateItem& item, int number) {
                                  : item.state[number - 2];
 }
 
-template <class T, bool extras>
-struct Beside {
-  T grad_scale;
-};
-template <class T>
-struct Beside<T, true> {
-  double grad_scale, max_norm, decay;
-  uint64_t seed;
-  Rounding rounding;
-  bool averages;
-};
+// The place of a tensor among those that are there: entries are small, so that many fit into a launch.
+template <class F, unsigned Present>
+FUSESTEP_HD constexpr int slot_of(int tensor) {
+  int slot = tensor;
+  for (int k = 0; k < decltype(F::states)::size && 2 + k < tensor; ++k) slot -= has_state(Present, k) ? 0 : 1;
+  return slot;
+}
 
 // Only a formula that takes sparse gradients has these.
 template <bool by_rows>
@@ -51,18 +49,47 @@ struct EntryRows<true> {
   int64_t length;
 };
 
+template <int slots, bool typed>
+struct EntryDtypes {
+  FUSESTEP_HD DType dtype(int) const { return DType::f32; }
+  void set_dtype(int, DType) {}
+};
+template <int slots>
+struct EntryDtypes<slots, true> {
+  DType dtypes[slots];
+  FUSESTEP_HD DType dtype(int slot) const { return dtypes[slot]; }
+  void set_dtype(int slot, DType dtype) { dtypes[slot] = dtype; }
+};
+
+template <bool extras>
+struct EntryExtras {};
+template <>
+struct EntryExtras<true> {
+  uint64_t seed;
+  bool averages;
+};
+
+template <Access access, class F, bool extras, unsigned Present>
+struct UpdateEntry : EntryDtypes<slot_of<F, Present>(kTensors<F, extras>), access != Access::plain>,
+                     EntryExtras<extras>,
+                     EntryRows<F::by_rows> {
+  void* data[slot_of<F, Present>(kTensors<F, extras>)];
+  ChunkCount size;  // of the gradient
+};
+
+// What tensors have in common, as a rule all of a group.
+template <bool extras>
+struct SettingExtras {};
+template <>
+struct SettingExtras<true> {
+  double max_norm, decay;
+  Rounding rounding;
+};
 template <class T, class F, bool extras>
-struct UpdateEntry {
-  UpdateEntry() {}  // leaves the formula to be assigned: it has no default
-  union {
-    F formula;
-  };
-  void* data[kTensors<F, extras>];
-  DType dtype[kTensors<F, extras>];
-  Beside<T, extras> beside;
-  EntryRows<F::by_rows> rows;
-  int64_t count;  // elements of the gradient
-  int64_t chunks;
+struct Setting : SettingExtras<extras> {
+  explicit Setting(const F& formula_) : formula(formula_) {}
+  F formula;
+  std::conditional_t<extras, double, T> grad_scale;
 };
 
 // A tensor that is not dense has a launch to itself: the layouts of several would not fit.
@@ -82,31 +109,47 @@ struct CallExtras<true> {
   Gradients gradients;
 };
 
-template <Access access, class T, class F, bool extras>
+// Entries grow from the front of `memory`, settings from its back, until they meet.
+template <Access access, class T, class F_, bool extras, unsigned Present>
 struct UpdateParams {
-  using Entry = UpdateEntry<T, F, extras>;
-  static constexpr int capacity =
-      (kParamBytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 16) /
-      int(sizeof(Entry));
-  Entry entries[capacity];
-  int count;
+  using F = F_;
+  using Entry = UpdateEntry<access, F, extras, Present>;
+  using Own = Setting<T, F, extras>;
+  static constexpr int kBytes =
+      (kParamBytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 32) / 8 * 8;
+
+  alignas(8) char memory[kBytes];
+  int count, settings;
   CallExtras<extras> call;
   Layouts<access, F, extras> layouts;
+
+  FUSESTEP_HD const Entry& entry(int i) const { return reinterpret_cast<const Entry*>(memory)[i]; }
+  FUSESTEP_HD const Own& setting(int i) const {
+    return reinterpret_cast<const Own*>(memory + kBytes)[-1 - i];
+  }
+
+  bool has_room() const {
+    return (count + 1) * int(sizeof(Entry)) + (settings + 1) * int(sizeof(Own)) <= kBytes;
+  }
+  Entry& add_entry() { return *new (memory + count++ * sizeof(Entry)) Entry(); }
+  Own& add_setting(const F& formula) {
+    return *new (memory + kBytes - ++settings * sizeof(Own)) Own(formula);
+  }
 };
 
 // Which element of the parameter gets element `at` of the gradient.
 template <class F, class Entry>
 __device__ __forceinline__ int64_t element_of(const Entry& entry, int64_t at) {
   if constexpr (F::by_rows) {
-    if (entry.rows.row != nullptr) {
-      const int64_t row = at / entry.rows.length;
-      return entry.rows.row[row] * entry.rows.length + (at - row * entry.rows.length);
+    if (entry.row != nullptr) {
+      const int64_t row = at / entry.length;
+      return entry.row[row] * entry.length + (at - row * entry.length);
     }
   }
   return at;
 }
 
-// The value as it will be stored. Not inlined, as strided_offset is not.
+// The value as it will be stored. Not inlined, as read_lone is not.
 template <class T>
 static __device__ FUSESTEP_NOINLINE T rounded(DType dtype, Rounding rounding, T exact, uint64_t seed,
                                               uint64_t number) {
@@ -114,38 +157,41 @@ static __device__ FUSESTEP_NOINLINE T rounded(DType dtype, Rounding rounding, T 
                                           : rounded_to(dtype, exact);
 }
 
-template <class T, bool extras>
-__device__ __forceinline__ T grad_scale_of(const Beside<T, extras>& beside, const CallExtras<extras>& call) {
+template <class T, class Own, bool extras>
+__device__ __forceinline__ T grad_scale_of(const Own& own, const CallExtras<extras>& call) {
   if constexpr (extras) {
-    const bool clipped = call.norm != nullptr && beside.max_norm > 0;
-    return T(beside.grad_scale * (clipped ? clip_factor(*call.norm, beside.max_norm) : 1));
+    const bool clipped = call.norm != nullptr && own.max_norm > 0;
+    return T(own.grad_scale * (clipped ? clip_factor(*call.norm, own.max_norm) : 1));
   } else {
-    return beside.grad_scale;
+    return own.grad_scale;
   }
 }
 
 template <Access access, bool extras, unsigned Present, class T, class F>
 __global__ void __launch_bounds__(kThreads, 2)
-    update_kernel(const UpdateParams<access, T, F, extras> __grid_constant__ p) {
+    update_kernel(const UpdateParams<access, T, F, extras, Present> __grid_constant__ p) {
   constexpr int N = decltype(F::states)::size, W = kWidth<access>;
   using Own = Portion<T, W>;
   const int64_t chunks = chunks_of(p);
   for (int64_t number = blockIdx.x; number < chunks; number += gridDim.x) {
     const Chunk chunk = chunk_at(p, number);
-    const auto& entry = p.entries[chunk.entry];
-    const T grad_scale = grad_scale_of(entry.beside, p.call);
+    const auto& entry = p.entry(chunk.entry);
+    const auto& setting = p.setting(entry.size.setting);
+    const T grad_scale = grad_scale_of<T>(setting, p.call);
     for (int64_t at = chunk.begin + threadIdx.x * W; at < chunk.end; at += kThreads * W) {
-      const int64_t element = element_of<F>(entry, at), rest = entry.count - at;
+      const int64_t element = element_of<F>(entry, at), rest = chunk.end - at;
       int64_t place[kTensors<F, extras>];
       const auto fetch = [&](int tensor) {
         place[tensor] = tensor == 1 ? at : element;
         if constexpr (access == Access::any) {
           if (!p.layouts.dense) place[tensor] = place_of<access>(p.layouts.views[tensor], place[tensor]);
         }
-        return read<access, T>(entry.data[tensor], entry.dtype[tensor], place[tensor], rest);
+        const int slot = slot_of<F, Present>(tensor);
+        return read<access, T>(entry.data[slot], entry.dtype(slot), place[tensor], rest);
       };
       const auto store = [&](int tensor, const Own& portion) {
-        write<access>(entry.data[tensor], entry.dtype[tensor], place[tensor], rest, portion);
+        const int slot = slot_of<F, Present>(tensor);
+        write<access>(entry.data[slot], entry.dtype(slot), place[tensor], rest, portion);
       };
       Own param = fetch(0), state[N], lost, average;
       const Own grad = fetch(1);
@@ -153,8 +199,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (has_state(Present, k)) state[k] = fetch(2 + k);
       }
       if constexpr (extras) {
-        if (entry.beside.averages) average = fetch(kAverage<F>);
-        if (entry.beside.rounding == Rounding::kahan) {
+        if (entry.averages) average = fetch(kAverage<F>);
+        if (setting.rounding == Rounding::kahan) {
           lost = fetch(kLost<F>);
           for (int i = 0; i < W; ++i) param.at[i] = param.at[i] + lost.at[i];
         }
@@ -162,14 +208,13 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int i = 0; i < W; ++i) {
         T own[N];
         for (int k = 0; k < N; ++k) own[k] = has_state(Present, k) ? state[k].at[i] : T(0);
-        entry.formula.template operator()<Present>(param.at[i], grad.at[i] * grad_scale, own);
+        setting.formula.template operator()<Present>(param.at[i], grad.at[i] * grad_scale, own);
         for (int k = 0; k < N; ++k) state[k].at[i] = own[k];
       }
       if constexpr (extras) {
-        const auto& beside = entry.beside;
-        if (beside.rounding != Rounding::nearest || beside.averages) {
+        if (setting.rounding != Rounding::nearest || entry.averages) {
           for (int i = 0; i < W; ++i) {
-            const T exact = param.at[i], kept = rounded(entry.dtype[0], beside.rounding, exact, beside.seed,
+            const T exact = param.at[i], kept = rounded(entry.dtype(0), setting.rounding, exact, entry.seed,
                                                         uint64_t(element + i));
             // Nothing to put back to what is not finite.
             lost.at[i] = kept - kept == T(0) ? exact - kept : T(0);
@@ -182,10 +227,9 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (has_state(Present, k)) store(2 + k, state[k]);
       }
       if constexpr (extras) {
-        const auto& beside = entry.beside;
-        if (beside.rounding == Rounding::kahan) store(kLost<F>, lost);
-        if (beside.averages) {
-          const T fresh = T(1 - beside.decay);
+        if (setting.rounding == Rounding::kahan) store(kLost<F>, lost);
+        if (entry.averages) {
+          const T fresh = T(1 - setting.decay);
           for (int i = 0; i < W; ++i) {
             const T old = average.at[i], now = param.at[i];
             // A copy at first: the average of nothing may hold anything.
@@ -194,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           store(kAverage<F>, average);
         }
         if (p.call.gradients != Gradients::kept) {
-          const T scale = T(beside.grad_scale < 0 ? -beside.grad_scale : beside.grad_scale);
+          const T scale = T(setting.grad_scale < 0 ? -setting.grad_scale : setting.grad_scale);
           Own written;
           for (int i = 0; i < W; ++i) {
             written.at[i] = p.call.gradients == Gradients::cleared ? T(0) : grad.at[i] * scale;

@@ -54,7 +54,8 @@ static __global__ void __launch_bounds__(kThreads, 2) dots_kernel(const DotsPara
   FUSESTEP_UNROLL for (int r = 0; r < kTileRows; ++r) {
     FUSESTEP_UNROLL for (int c = 0; c < kTileColumns; ++c) {
       if (r < p.row_count && c < p.column_count) {
-        keep_partial(p.partials + (r * p.column_count + c) * gridDim.x, sum[r][c]);
+        const double partial = across_block(sum[r][c], Add());
+        if (threadIdx.x == 0) p.partials[(r * p.column_count + c) * gridDim.x + blockIdx.x] = partial;
       }
     }
   }
@@ -79,7 +80,7 @@ static __global__ void __launch_bounds__(kThreads, 2)
 }
 
 inline bool is_packed(const View& view) {
-  Choice choice;
+  Choice<> choice;
   choice.add(view);
   return choice.access() != Access::any;
 }
@@ -186,7 +187,7 @@ void combine_as(const CombineArgs& args) {
 }
 
 inline void combine(const CombineArgs& args) {
-  Choice choice;
+  Choice<> choice;
   choice.add(args.out);
   bool dense = args.out.contiguous;
   for (int64_t v = 0; v < args.count; ++v) {

@@ -69,7 +69,18 @@ FUSESTEP_HD auto is_inside(const F& formula, const V* x) {
   }
 }
 
-// ---- rows: what both shapes of them know of a level -------------------------------------------------
+// ---- rows: what both shapes of them know -------------------------------------------------------------
+
+// An engine may compile a formula twice, once without the code for options that few use: `make_plain` sets
+// them to what `is_plain` has found them to be. One that has no such options leaves both out.
+struct RowFormula {
+  static constexpr auto hyper = names();
+
+  bool is_plain() const { return true; }
+  FUSESTEP_HD void make_plain() {}
+};
+template <class F>
+constexpr bool always_plain = std::is_same<decltype(&F::is_plain), bool (RowFormula::*)() const>::value;
 
 // The level of scores with so few digits that a difference of two is exact in V, or tiny beside the larger.
 template <class V>
@@ -80,7 +91,7 @@ struct Rough {
 
 template <class V>
 FUSESTEP_HD V exp_difference(V x, Rough<V> level) {
-  return exp(x - level.value);
+  return rough_exp(x - level.value);
 }
 
 template <bool rough, class V>
@@ -108,8 +119,7 @@ FUSESTEP_HD auto level_for(V level) {
 //   V grad(const Row<V>&, V x, V kept, V weight) const;
 //       the gradient of a class other than the label's.
 
-struct RowwiseLoss {
-  static constexpr auto hyper = names();
+struct RowwiseLoss : RowFormula {
   static constexpr auto operands = names("input", "target");
   static constexpr bool weighted_mean = true;  // a mean divides by the weights of the labels
   static constexpr bool reads_row = true;      // false: the label's score is all it needs
@@ -141,8 +151,7 @@ struct Row {
 //   DenseRow<V> row(const V (&sum)[sums], V level) const;
 //   DenseResult<V> operator()(const DenseRow<V>&, V x, V t, V kept, V level, V weight) const;
 
-struct DenseRows {
-  static constexpr auto hyper = names();
+struct DenseRows : RowFormula {
   static constexpr auto operands = names("input", "target");  // or one name: then t is 0
   static constexpr bool finds_max = true;
   static constexpr bool has_loss = true;  // one for each row; without it, `first` is the result

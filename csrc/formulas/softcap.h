@@ -11,6 +11,9 @@ template <class T>
 struct Softcap {
   explicit Softcap(double k) : cap(T(k)) {}
 
+  bool is_off() const { return !(cap > T(0)); }
+  FUSESTEP_HD void turn_off() { cap = T(0); }
+
   template <class V>
   FUSESTEP_HD V operator()(V x) const {
     if (!(cap > T(0))) return x;

@@ -26,7 +26,8 @@
 
 namespace emulator {
 
-Index thread_index, block_index, grid_size;
+Index thread_index, block_index, block_size, grid_size;
+int launches = 0;
 
 namespace {
 
@@ -61,6 +62,7 @@ const void* scheduler_bottom = nullptr;
 size_t scheduler_size = 0;
 void (*kernel)(const void*) = nullptr;
 const void* kernel_context = nullptr;
+size_t dynamic_bytes = 0;
 unsigned seed_of_order = 0;
 std::mt19937 generator;
 
@@ -162,17 +164,20 @@ void set_seed(unsigned seed) {
   generator.seed(seed);
 }
 
-void run(unsigned blocks, int threads, void (*body)(const void*), const void* context) {
-  if (blocks == 0 || threads % kWarp != 0) fail("a launch of no blocks, or of part of a warp");
-  grow(size_t(threads));
+void run(const Launch& launch, void (*body)(const void*), const void* context) {
+  if (launch.blocks == 0 || launch.threads % kWarp != 0) fail("a launch of no blocks, or of part of a warp");
+  grow(size_t(launch.threads));
+  ++launches;
   kernel = body;
   kernel_context = context;
-  grid_size.x = blocks;
+  dynamic_bytes = launch.shared;
+  grid_size.x = launch.blocks;
+  block_size.x = unsigned(launch.threads);
   std::vector<unsigned> numbers;
-  order(numbers, blocks);
+  order(numbers, launch.blocks);
   for (const unsigned number : numbers) {
     block_index.x = number;
-    run_block(unsigned(threads));
+    run_block(unsigned(launch.threads));
   }
 }
 
@@ -183,6 +188,11 @@ void* shared(const void* key, size_t bytes) {
   shared_arrays.push_back({key, std::unique_ptr<char[]>(new char[bytes])});
   memset(shared_arrays.back().data.get(), 0xff, bytes);
   return shared_arrays.back().data.get();
+}
+
+void* dynamic_shared() {
+  static const char key = 0;
+  return shared(&key, dynamic_bytes);
 }
 
 void wait_for_block() { wait_as(State::at_barrier); }

@@ -19,7 +19,11 @@
   static const char name##_key = 0;       \
   type* const name = static_cast<type*>(emulator::shared(&name##_key, sizeof(type) * (size)))
 
+// Of the size that the launch asked for.
+#define FUSESTEP_DYNAMIC_SHARED(name) uint4* const name = static_cast<uint4*>(emulator::dynamic_shared())
+
 #define threadIdx emulator::thread_index
+#define blockDim emulator::block_size
 #define blockIdx emulator::block_index
 #define gridDim emulator::grid_size
 
@@ -35,14 +39,21 @@ namespace emulator {
 struct Index {
   unsigned x;
 };
-extern Index thread_index, block_index, grid_size;
+extern Index thread_index, block_index, block_size, grid_size;
 
-void run(unsigned blocks, int threads, void (*body)(const void*), const void* context);
+struct Launch {
+  unsigned blocks;
+  int threads;
+  size_t shared;  // bytes
+};
+void run(const Launch& launch, void (*body)(const void*), const void* context);
+extern int launches;  // so far
 
 // 0: threads and blocks in their natural order; else in a random one that follows from the seed.
 void set_seed(unsigned seed);
 
 void* shared(const void* key, size_t bytes);
+void* dynamic_shared();
 void wait_for_block();
 uint64_t exchange(unsigned mask, uint64_t bits, unsigned lane);
 
@@ -58,6 +69,21 @@ V __shfl_xor_sync(unsigned mask, V value, int distance) {
   bits = emulator::exchange(mask, bits, (threadIdx.x ^ unsigned(distance)) % 32);
   memcpy(&value, &bits, sizeof(V));
   return value;
+}
+
+inline void __threadfence() {}  // blocks run one after another
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+  const unsigned before = *at;
+  *at += value;
+  return before;
+}
+template <class T>
+T __ldca(const T* from) {
+  return *from;
+}
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
 }
 
 template <class W>

@@ -46,9 +46,11 @@ struct Scores {
   int infinite;
   bool strange;
 
-  explicit Scores(Random& random)
+  // Long rows have no −∞: capped they are equal terms, whose sum is rounded in one direction, and the CPU
+  // engine's error grows with their number.
+  Scores(Random& random, int64_t classes)
       : shift(random.below(3) == 0 ? (random.coin() ? 1e4 : -1e4) : 0),
-        infinite(random.below(4) == 0 ? 3 : 0),
+        infinite(random.below(4) == 0 && classes < 2000 ? 3 : 0),
         strange(random.below(8) == 0) {}
 
   double next(Random& random) const {

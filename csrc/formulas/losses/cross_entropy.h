@@ -6,9 +6,8 @@
 // x is taken relative to the row maximum, so nothing overflows (log-sum-exp; Blanchard, Higham & Higham
 // 2021). The sum over the classes other than y is kept apart: with it p_y − 1 = −S_others/S has no
 // cancellation when the prediction is right, and log S − x_y = log1p(S_others/exp(x_y)) stays accurate
-// as the loss goes to zero.
-// Smoothing: Szegedy et al. 2016. lse_square_scale s adds w_y s (log S)² (z-loss: Chowdhery et al. 2023,
-// PaLM); softcap: softcap.h. Source: torch.nn.functional.cross_entropy.
+// as the loss goes to zero. Smoothing: Szegedy et al. 2016. lse_square_scale s adds w_y s (log S)² (z-loss:
+// Chowdhery et al. 2023, PaLM); softcap: softcap.h. Source: torch.nn.functional.cross_entropy.
 #pragma once
 
 #include "core/math.h"
@@ -24,7 +23,8 @@ struct CrossEntropyLoss : RowwiseLoss {
 
   // torch ignores a negative or NaN smoothing.
   explicit CrossEntropyLoss(Hyper h) : smoothing(h[0] > 0 ? h[0] : 0), square_scale(h[1]), cap(h[2]) {}
-
+  bool is_plain() const { return cap.is_off() && !(smoothing > 0); }
+  FUSESTEP_HD void make_plain() { smoothing = 0, cap.turn_off(); }
   FUSESTEP_HD bool uses_sum(int number) const { return number == 0 || smoothing > 0; }
   template <class V>
   FUSESTEP_HD V level(V max, V) const {

@@ -6,8 +6,7 @@
 //
 // x is taken relative to the row maximum m, whose exponential is exactly 1. S − 1 is kept apart from it:
 // log S = log1p(S − 1), and p_m Σu − u_m = (Σu − u_m) − Σu (S − 1)/S where p_m > 1/2: neither cancels when
-// the prediction is confident. z-loss and softcap: cross_entropy.h.
-// Source: torch.nn.functional.cross_entropy with class probabilities.
+// the prediction is confident. z-loss and softcap: cross_entropy.h. Source: torch's cross_entropy.
 #pragma once
 
 #include "core/math.h"
@@ -26,6 +25,8 @@ struct SoftCrossEntropyLoss : DenseRows {
         each(T(h[0] > 0 ? h[0] / classes : 0)),
         square_scale(h[1]),
         cap(h[2]) {}
+  bool is_plain() const { return cap.is_off(); }
+  FUSESTEP_HD void make_plain() { cap.turn_off(); }
 
   template <class V>
   FUSESTEP_HD V level(V max) const {
