@@ -104,7 +104,7 @@ bool CachedPlan::describe_anew(Group& group, PyObject* options, const py::object
   if (result.is_none()) return false;
   StepGroup now;
   read_group(info_, result, now);
-  if (!same_states(now, group.step)) return false;
+  if (now.asks_device || !same_states(now, group.step)) return false;
   std::copy(now.hyper, now.hyper + kMaxHyper, group.step.hyper);
   group.step.grad_scale = now.grad_scale;
   for (size_t i = 0; i < items_.size(); ++i) {

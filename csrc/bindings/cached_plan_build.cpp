@@ -34,6 +34,7 @@ CachedPlan::CachedPlan(const OpInfo& info, int op, const py::iterable& steps, co
 void CachedPlan::add_group(const py::tuple& step, const py::dict& group, const py::object& options) {
   groups_.push_back({{}, Watched(info_, group, options), Py_ssize_t(py::len(group["params"]))});
   read_group(info_, step, groups_.back().step);
+  if (groups_.back().step.asks_device) throw Unsupported{"an option is on the device"};
   if (groups_.back().step.rounding == Rounding::stochastic) throw Unsupported{"each step needs a seed"};
   const py::list known = step[3];
   size_t next = 0;

@@ -153,16 +153,21 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "step",
       [](const std::string& op, const py::typing::Iterable<AnyTuple>& groups, const std::string& gradients,
-         const py::object& norm, bool norm_is_known, uint64_t seed) {
+         const py::object& norm, bool norm_is_known, uint64_t seed, const py::object& loss_scale,
+         const py::object& found_inf) {
         const int index = find_op(op, true);
-        return run_step(kOps[index], index, {groups, gradients, norm, norm_is_known, seed});
+        return run_step(kOps[index], index,
+                        {groups, gradients, norm, norm_is_known, seed, loss_scale, found_inf});
       },
       py::arg("op"), py::arg("groups"), py::arg("gradients") = "kept", py::arg("norm") = py::none(),
-      py::arg("norm_is_known") = false, py::arg("seed") = 0,
+      py::arg("norm_is_known") = false, py::arg("seed") = 0, py::arg("loss_scale") = py::none(),
+      py::arg("found_inf") = py::none(),
       "One optimizer step. Each group is a StepGroup of fusestep._rules.\n"
       "gradients: \"kept\", \"unscaled\" or \"cleared\". norm: a float64 array for the norm of all "
       "gradients,\n"
-      "or with it. seed: of stochastic rounding. Returns whether the gradients were written as wanted; they\n"
+      "or with it. seed: of stochastic rounding. loss_scale, found_inf: of GradScaler, float32 on the "
+      "device\n"
+      "of the parameters, where they are read. Returns whether the gradients were written as wanted; they\n"
       "are kept if any share memory.");
   py::class_<CachedPlan>(m, "CachedPlan",
                          "A step that has been taken once, to be repeated while nothing has changed.\n"

@@ -24,16 +24,10 @@ Number::Number(const py::object& state, py::handle key)
     throw std::runtime_error("state `" + name + "` must be a single number, got " + describe(array));
   }
   if (!is_floating(array.dtype)) throw Unsupported{"state `" + name + "` is an integer"};
-  if (array.device != Device::cpu) {
-    if (name == "step") throw Unsupported{"state `step` is not on the CPU"};
-    kind_ = Kind::elsewhere;  // torch reads it there too
-    value_ = py::cast<double>(object_.attr("item")());
-    return;
-  }
-  kind_ = Kind::array;
   view_ = view_of(array);
   view_.contiguous = true;
-  value_ = load_floating<double>(view_, 0);
+  kind_ = array.device == Device::cpu ? Kind::array : Kind::device;
+  value_ = kind_ == Kind::array ? load_floating<double>(view_, 0) : NAN;
 }
 
 void Number::set(double value) { value_ = kind_ == Kind::array ? rounded_to(view_.dtype, value) : value; }
@@ -42,8 +36,7 @@ void Number::store() const {
   switch (kind_) {
     case Kind::array:
       return store_floating(view_, 0, value_);
-    case Kind::elsewhere:
-      object_.attr("fill_")(value_);
+    case Kind::device:
       return;
     case Kind::floating:
       state_[key_] = py::float_(value_);
@@ -59,7 +52,7 @@ void Number::store() const {
 }
 
 bool Number::extent(Extent& extent) const {
-  if (kind_ != Kind::array) return false;
+  if (kind_ != Kind::array && kind_ != Kind::device) return false;
   const uintptr_t at = reinterpret_cast<uintptr_t>(view_.data);
   extent = {at, at + uintptr_t(size_of(view_.dtype))};
   return true;

@@ -11,18 +11,19 @@ namespace py = pybind11;
 namespace fusestep {
 namespace {
 
-Rounding rounding_of(const std::string& name) {
-  if (name == "nearest") return Rounding::nearest;
-  if (name == "stochastic") return Rounding::stochastic;
-  if (name == "kahan") return Rounding::kahan;
-  throw py::value_error("`rounding` must be \"nearest\", \"stochastic\" or \"kahan\", got \"" + name + "\"");
-}
-
 void need_tensor(const OpInfo& info, const Array& array, const char* name, const Array& param) {
   if (!is_floating(array.dtype)) throw Unsupported{"`" + std::string(name) + "` is not floating point"};
   if (array.device != param.device || array.device_index != param.device_index) {
     throw std::runtime_error(std::string(info.name) + ": `" + name +
                              "` and its parameter are on different devices");
+  }
+}
+
+// Those of `views` that are present lie where the parameter does.
+void need_on_device(const Array& param, const View* views, int count) {
+  for (int i = 0; i < count; ++i) {
+    const bool together = views[i].device == param.device && views[i].device_index == param.device_index;
+    if (present(views[i]) && !together) throw Unsupported{"numbers are on another device"};
   }
 }
 
@@ -58,31 +59,6 @@ bool share_memory(std::vector<Extent>& extents) {
 }
 
 }  // namespace
-
-void read_group(const OpInfo& info, const py::tuple& from, StepGroup& group) {
-  const py::tuple hyper = from[0];
-  if (int(hyper.size()) != info.hyper_count || info.hyper_count > kMaxHyper) {
-    throw py::value_error(std::string(info.name) + " takes " + std::to_string(info.hyper_count) +
-                          " hyper-parameters, got " + std::to_string(hyper.size()));
-  }
-  for (size_t i = 0; i < hyper.size(); ++i) group.hyper[i] = py::cast<double>(hyper[i]);
-  group.grad_scale = py::cast<double>(from[1]);
-  for (const py::handle key : py::tuple(from[2])) {
-    const std::string name = py::cast<std::string>(key);
-    const auto end = info.states + info.state_count;
-    const auto at = std::find(info.states, end, name);
-    if (at == end) throw py::key_error(std::string(info.name) + " keeps no state `" + name + "`");
-    group.state_at[group.keys.size()] = int(at - info.states);
-    group.keys.push_back(py::reinterpret_borrow<py::object>(key));
-  }
-  if (from[7].is_none()) return;
-  const py::tuple extras = from[7];
-  group.max_norm = py::cast<double>(extras[0]);
-  group.decay = py::cast<double>(extras[1]);
-  if (!extras[2].is_none()) group.average_key = extras[2];
-  if (!extras[3].is_none()) group.lost_key = extras[3];
-  group.rounding = rounding_of(py::cast<std::string>(extras[4]));
-}
 
 StepPlan::StepPlan(const OpInfo& info, const py::iterable& groups, uint64_t seed) : info_(info), seed_(seed) {
   for (const py::handle from : groups) {
@@ -122,6 +98,7 @@ void StepPlan::read_item(const StepGroup& group, const py::tuple& lists, size_t 
   item.param = view_of(p);
   item.grad = view_of(g);
   item.hyper = group.hyper;
+  item.hyper_at = group.asks_device ? group.hyper_at : nullptr;
   item.grad_scale = group.grad_scale;
   item.max_norm = group.max_norm;
   item.rounding = p.dtype == DType::bf16 || p.dtype == DType::f16 ? group.rounding : Rounding::nearest;
@@ -185,6 +162,10 @@ void StepPlan::read_states(const StepGroup& group, const py::object& state, cons
     if (!group.lost_key) throw py::value_error("`rounding=\"kahan\"` needs a state for what is lost");
     item.lost = read_state(state, group.lost_key, "compensation", param, grad);
   }
+  read_numbers(state, param, item);
+}
+
+void StepPlan::read_numbers(const py::object& state, const Array& param, UpdateItem& item) {
   for (int i = 0; i < info_.number_count; ++i) {
     numbers.emplace_back(state, py::str(info_.numbers[i]));
     Extent extent;
@@ -196,6 +177,17 @@ void StepPlan::read_states(const StepGroup& group, const py::object& state, cons
     return own[i].value();
   };
   count_on(info_, item, [&](int i) { return own[i].value(); }, stored);
+  for (int i = 0; i < info_.number_count; ++i) {
+    if (own[i].is_on_device()) item.number_at[i] = own[i].device_view();
+  }
+  if (!is_known_on_device(item)) return;
+  need_on_device(param, item.number_at, info_.number_count);
+  if (item.hyper_at != nullptr) need_on_device(param, item.hyper_at, info_.hyper_count);
+  // The engine counts all others on from `step`, which alone may be on the host.
+  for (int i = 1; i < info_.number_count; ++i) {
+    if (!present(item.number_at[i])) throw Unsupported{"a number is on the host, others are not"};
+  }
+  if (param.count == 0) throw Unsupported{"an empty parameter counts on the device"};
 }
 
 void StepPlan::read_rows(const py::tuple& sparse, const Array& param, Array& values, UpdateItem& item) {

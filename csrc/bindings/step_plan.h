@@ -19,6 +19,8 @@ constexpr int kMaxHyper = 8;
 // The options of a parameter group: hyper-parameters of the formula, and what any rule may be asked for.
 struct StepGroup {
   double hyper[kMaxHyper];
+  View hyper_at[kMaxHyper];  // where one lies that is on a device; absent if it is in `hyper`
+  bool asks_device = false;  // whether any is there
   double grad_scale;
   int state_at[kMaxStates];  // the formula's number of each state the group keeps
   std::vector<pybind11::object> keys;
@@ -66,6 +68,7 @@ class StepPlan {
   void read_item(const StepGroup& group, const pybind11::tuple& lists, size_t i);
   void read_states(const StepGroup& group, const pybind11::object& state, const Array& param,
                    const Array& grad, UpdateItem& item);
+  void read_numbers(const pybind11::object& state, const Array& param, UpdateItem& item);
   View read_state(pybind11::handle state, pybind11::handle key, const char* name, const Array& param,
                   const Array& grad);
   void read_rows(const pybind11::tuple& sparse, const Array& param, Array& values, UpdateItem& item);

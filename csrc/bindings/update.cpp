@@ -16,6 +16,21 @@ Gradients gradients_of(const std::string& name) {
   throw py::value_error("`gradients` must be \"kept\", \"unscaled\" or \"cleared\", got \"" + name + "\"");
 }
 
+// A number of GradScaler on the device of the parameters; null if `object` is None.
+const float* scaler_number(const py::object& object, const char* name, const Array& param) {
+  if (object.is_none()) return nullptr;
+  Array array;
+  read_array(object, name, array);
+  if (array.dtype != DType::f32 || array.count != 1) {
+    throw py::value_error("`" + std::string(name) + "` must be a single float32, got " + describe(array));
+  }
+  if (param.device != Device::cuda || array.device != param.device ||
+      array.device_index != param.device_index) {
+    throw Unsupported{"`" + std::string(name) + "` is not on the device of the parameters"};
+  }
+  return static_cast<const float*>(array.data);
+}
+
 }  // namespace
 
 double* norm_of(const py::object& object, Device device) {
@@ -45,6 +60,11 @@ bool run_step(const OpInfo& info, int op, const StepCall& call) {
                   nullptr};
   const bool apart = wanted != Gradients::kept && plan.gradients_are_apart();
   if (apart) args.gradients = wanted;
+  args.loss_scale = scaler_number(call.loss_scale, "loss_scale", plan.first);
+  args.found_inf = scaler_number(call.found_inf, "found_inf", plan.first);
+  for (const Number& number : plan.numbers) {
+    if (args.found_inf != nullptr && !number.is_on_device()) throw Unsupported{"`step` is not on the device"};
+  }
   double* const norm = norm_of(call.norm, plan.first.device);
   args.norm = norm;
   launch_step({info, op, plan.first_param, plan.first, plan.elements}, args,

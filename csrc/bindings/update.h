@@ -11,11 +11,13 @@
 namespace fusestep {
 
 struct StepCall {
-  const pybind11::iterable& groups;  // StepGroups of python/fusestep/_rules.py
-  const std::string& gradients;      // "kept", "unscaled" or "cleared"
-  const pybind11::object& norm;      // a float64 for the norm of all gradients, or None
-  bool norm_is_known;                // it holds the norm already
-  uint64_t seed;                     // of stochastic rounding
+  const pybind11::iterable& groups;    // StepGroups of python/fusestep/_rules.py
+  const std::string& gradients;        // "kept", "unscaled" or "cleared"
+  const pybind11::object& norm;        // a float64 for the norm of all gradients, or None
+  bool norm_is_known;                  // it holds the norm already
+  uint64_t seed;                       // of stochastic rounding
+  const pybind11::object& loss_scale;  // of GradScaler: a float32 on the device of the parameters, or None
+  const pybind11::object& found_inf;   // likewise
 };
 
 // Whether the gradients were written as wanted; they were not if any share memory.
@@ -40,8 +42,11 @@ void launch_step(const StepLaunch& step, UpdateArgs args, double* unknown_norm, 
   Launch launch(step.param, step.first, Shape::update, args.count, step.elements);
   const OpTable& table = launch.table();
   args.stream = launch.stream();
+  args.workspace = launch.workspace();
   if (unknown_norm != nullptr) {
-    launch.run([&] { table.norm({args.items, args.count, unknown_norm, args.stream, launch.workspace()}); });
+    launch.run([&] {
+      table.norm({args.items, args.count, unknown_norm, args.stream, args.workspace, args.loss_scale});
+    });
   }
   store();
   launch.run([&] { table.kernels[step.op].update(args); });

@@ -81,7 +81,7 @@ FUSESTEP_HD float own_rough_exp(float x) {
 }
 #endif
 
-// Double precision on the host, for what is computed once per step.
+// Double precision, for what is computed once per step.
 FUSESTEP_HD double pow(double base, double exponent) { return ::pow(base, exponent); }
 
 FUSESTEP_TARGET_END

@@ -88,6 +88,10 @@ struct UpdateItem {
   Rounding rounding;
   uint64_t seed;  // of stochastic rounding
   Rows rows;
+  // CUDA: where numbers and hyper-parameters lie that are on the device: the engine reads them there, and
+  // counts the numbers on. What is not there is absent, and counted by the caller; `hyper_at` may be null.
+  View number_at[kMaxNumbers];
+  const View* hyper_at = nullptr;
 };
 
 struct UpdateArgs {
@@ -97,7 +101,19 @@ struct UpdateArgs {
   Gradients gradients;  // no two items share one that is written
   const double* norm;   // of all gradients, as NormArgs has it; or null
   void* stream;
+  void* workspace = nullptr;
+  // CUDA: single numbers on the device, or null. All gradients are divided by `loss_scale`; if `found_inf` is
+  // not 0, nothing is updated, nor counted, nor written to gradients. Source: torch.amp.GradScaler.
+  const float* loss_scale = nullptr;
+  const float* found_inf = nullptr;
 };
+
+// Whether what an item is updated by is known on the device only.
+inline bool is_known_on_device(const UpdateItem& item) {
+  bool known = item.hyper_at != nullptr;
+  for (const View& view : item.number_at) known = known || view.data != nullptr;
+  return known;
+}
 
 // The norm of all gradients, each times its grad_scale, of the items that have a max_norm.
 struct NormArgs {
@@ -106,6 +122,7 @@ struct NormArgs {
   double* norm;  // where it goes: in the memory of the engine
   void* stream;
   void* workspace;
+  const float* loss_scale = nullptr;  // as UpdateArgs has it
 };
 
 // result[i * columns + j] = the scalar product of a[i] and b[j], in double: the same bits for a pair of

@@ -2,6 +2,8 @@
 // share a launch.
 #pragma once
 
+#include <new>
+
 #include "cuda/portions.cuh"
 
 FUSESTEP_TARGET_BEGIN
@@ -15,6 +17,31 @@ struct ChunkCount {
   uint16_t setting;  // of an update: which one is its own
 };
 static_assert(kChunk <= UINT16_MAX, "a chunk's elements are counted in 16 bits");
+
+// Kernel parameters of up to `size` bytes: entries, and settings that they share. Entries grow from the front
+// of the memory, settings from its back, until they meet.
+template <class Entry, class Setting, int size>
+struct Pool {
+  static constexpr int kBytes = (size - 8) / 8 * 8;
+  alignas(8) char memory[kBytes];
+  int count, settings;
+
+  FUSESTEP_HD const Entry& entry(int i) const { return reinterpret_cast<const Entry*>(memory)[i]; }
+  FUSESTEP_HD const Setting& setting(int i) const {
+    return reinterpret_cast<const Setting*>(memory + kBytes)[-1 - i];
+  }
+
+  void clear() { count = settings = 0; }
+  // For an entry with a setting of its own.
+  bool has_room() const {
+    return (count + 1) * int(sizeof(Entry)) + (settings + 1) * int(sizeof(Setting)) <= kBytes;
+  }
+  Entry& add_entry() { return *new (memory + count++ * sizeof(Entry)) Entry(); }
+  template <class... From>
+  Setting& add_setting(const From&... from) {
+    return *new (memory + kBytes - ++settings * sizeof(Setting)) Setting(from...);
+  }
+};
 
 // Elements begin … end - 1 of an entry.
 struct Chunk {

@@ -12,9 +12,14 @@ FUSESTEP_TARGET_BEGIN
 
 namespace {
 
-// Of scalar products the partial sums; an update needs some if it takes a norm.
-int64_t workspace_bytes(Shape shape, int64_t) {
-  return shape == Shape::vectors ? kTile * kDotBlocks * int64_t(sizeof(double)) : int64_t(sizeof(Scratch));
+// Of scalar products the partial sums; of an update those of a norm, then what `count` tensors ask the
+// device.
+int64_t workspace_bytes(Shape shape, int64_t count) {
+  if (shape == Shape::vectors) return kTile * kDotBlocks * int64_t(sizeof(double));
+  const int64_t scratch = int64_t(sizeof(Scratch));
+  if (shape != Shape::update) return scratch;
+  const int64_t prepared = (count < kMostPrepared ? count : kMostPrepared) * kPreparedBytes;
+  return prepared > scratch ? prepared : scratch;
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ struct NormEntry {
 };
 
 struct NormParams {
-  static constexpr int capacity = (kParamBytes - int(sizeof(View)) - 48) / int(sizeof(NormEntry));
+  static constexpr int capacity = (kParamBytes - int(sizeof(View)) - 56) / int(sizeof(NormEntry));
   NormEntry entries[capacity];
   FUSESTEP_HD const NormEntry& entry(int i) const { return entries[i]; }
   int count;
@@ -24,6 +24,7 @@ struct NormParams {
   Scratch* scratch;
   int64_t known;  // partial sums of the launches before, to be added to
   double* norm;   // null but in the last launch
+  const float* loss_scale;
 };
 
 template <Access access>
@@ -55,7 +56,9 @@ static __global__ void __launch_bounds__(kThreads, 2) norm_kernel(const NormPara
   double& partial = p.scratch->partials[blockIdx.x];
   if (threadIdx.x == 0 && blockIdx.x < p.known) total += partial;
   if (p.norm != nullptr) {
-    across_grid(total, p.scratch, [&](double sum) { *p.norm = sqrt(sum); });
+    across_grid(total, p.scratch, [&](double sum) {
+      *p.norm = sqrt(sum) / (p.loss_scale != nullptr ? fabs(double(*p.loss_scale)) : 1.0);
+    });
   } else {
     total = across_block(total, Add());
     if (threadIdx.x == 0) partial = total;
@@ -73,6 +76,7 @@ struct NormBatch {
     params.scratch = scratch_of(args);
     params.known = 0;
     params.norm = nullptr;
+    params.loss_scale = args.loss_scale;
   }
 
   void add(const View& grad, double scale) {

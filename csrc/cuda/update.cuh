@@ -1,7 +1,9 @@
 // The update loop, on the host: the tensors of a step, sorted by the kernel that each needs.
 #pragma once
 
-#include "cuda/update_kernel.cuh"
+#include <optional>
+
+#include "cuda/prepare.cuh"
 
 FUSESTEP_TARGET_BEGIN
 
@@ -9,10 +11,18 @@ template <template <class> class F>
 struct Update {
   static_assert(check_update<F>(), "");
   static_assert(F<float>::states.size <= kMaxStates, "raise kMaxStates in core/op_table.h");
+  static_assert(sizeof(Prepared<F<double>>) <= kPreparedBytes, "raise kPreparedBytes in prepare.cuh");
   static_assert(F<float>::numbers.size <= kMaxNumbers, "raise kMaxNumbers in core/op_table.h");
 
   static constexpr int kStates = F<float>::states.size;
   static constexpr unsigned kAllStates = (1u << kStates) - 1, kOptional = optional_states<F<float>>;
+
+  // Whether anything is known on the device only.
+  static bool asks_device(const UpdateArgs& args) {
+    bool asks = args.loss_scale != nullptr;
+    for (int64_t i = 0; i < args.count; ++i) asks = asks || is_known_on_device(args.items[i]);
+    return asks;
+  }
 
   // A bit for each instantiation. Of Access::any there is one with extras only.
   static constexpr uint64_t variant(Access access, bool extras, unsigned present, bool wide) {
@@ -51,19 +61,27 @@ struct Update {
   struct Batch {
     using Params = UpdateParams<access, T, F<T>, extras, Present>;
     Params params;
+    std::optional<PrepareBatch<F<T>>> prepare;
     void* stream;
     const UpdateItem* last = nullptr;
 
     explicit Batch(const UpdateArgs& args) : stream(args.stream) {
-      clear();
+      params.clear();
       if constexpr (extras) params.call = {args.norm, args.gradients};
+      params.prepared = nullptr;
+      params.found_inf = args.found_inf;
+      if (!asks_device(args)) return;
+      prepare.emplace(args);
+      params.prepared = prepare->params.prepared;
     }
 
-    void clear() { params.count = params.settings = 0; }
+    bool has_room() const { return params.has_room() && (!prepare || prepare->params.has_room()); }
 
     // Whether this item has the setting of the last one.
     bool repeats(const UpdateItem& item) const {
-      if (params.count == 0 || last->hyper != item.hyper || last->grad_scale != item.grad_scale) return false;
+      if (params.count == 0 || last->hyper != item.hyper || last->hyper_at != item.hyper_at ||
+          last->grad_scale != item.grad_scale)
+        return false;
       bool same = last->number[0].after == item.number[0].after && last->max_norm == item.max_norm &&
                   last->decay == item.decay && last->rounding == item.rounding;
       for (int k = 1; k < F<T>::numbers.size; ++k) {
@@ -85,8 +103,10 @@ struct Update {
     }
 
     void add(const UpdateItem& item, bool dense) {
-      if (!params.has_room() || !dense) flush();
-      if (!repeats(item)) set(item);
+      if (!has_room() || !dense) flush();
+      const bool repeated = repeats(item);
+      if (!repeated) set(item);
+      if (prepare) prepare->add(item, repeated);
       last = &item;
       const int64_t before = chunks_of(params);
       auto& entry = params.add_entry();
@@ -116,9 +136,10 @@ struct Update {
 
     void flush() {
       if (params.count == 0) return;
+      if (prepare) prepare->flush(stream);
       launch(update_kernel<access, extras, Present, T, F<T>>, blocks_for(chunks_of(params), 1), stream,
              params);
-      clear();
+      params.clear();
     }
   };
 

@@ -6,8 +6,6 @@
 // without: it asks about each element anyway.
 #pragma once
 
-#include <new>
-
 #include "core/op_table.h"
 #include "core/rounding.h"
 #include "cuda/chunks.cuh"
@@ -109,32 +107,21 @@ struct CallExtras<true> {
   Gradients gradients;
 };
 
-// Entries grow from the front of `memory`, settings from its back, until they meet.
-template <Access access, class T, class F_, bool extras, unsigned Present>
-struct UpdateParams {
-  using F = F_;
-  using Entry = UpdateEntry<access, F, extras, Present>;
-  using Own = Setting<T, F, extras>;
-  static constexpr int kBytes =
-      (kParamBytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 32) / 8 * 8;
+// What the device had to be asked for, of a tensor: see prepare.cuh.
+template <class F>
+struct Prepared {
+  F formula;
+  double grad_scale;
+};
 
-  alignas(8) char memory[kBytes];
-  int count, settings;
+template <Access access, class T, class F, bool extras, unsigned Present>
+struct UpdateParams
+    : Pool<UpdateEntry<access, F, extras, Present>, Setting<T, F, extras>,
+           kParamBytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 48> {
   CallExtras<extras> call;
+  const Prepared<F>* prepared;  // one for each entry, or null: what the settings say
+  const float* found_inf;       // or null
   Layouts<access, F, extras> layouts;
-
-  FUSESTEP_HD const Entry& entry(int i) const { return reinterpret_cast<const Entry*>(memory)[i]; }
-  FUSESTEP_HD const Own& setting(int i) const {
-    return reinterpret_cast<const Own*>(memory + kBytes)[-1 - i];
-  }
-
-  bool has_room() const {
-    return (count + 1) * int(sizeof(Entry)) + (settings + 1) * int(sizeof(Own)) <= kBytes;
-  }
-  Entry& add_entry() { return *new (memory + count++ * sizeof(Entry)) Entry(); }
-  Own& add_setting(const F& formula) {
-    return *new (memory + kBytes - ++settings * sizeof(Own)) Own(formula);
-  }
 };
 
 // Which element of the parameter gets element `at` of the gradient.
@@ -157,14 +144,13 @@ static __device__ FUSESTEP_NOINLINE T rounded(DType dtype, Rounding rounding, T 
                                           : rounded_to(dtype, exact);
 }
 
-template <class T, class Own, bool extras>
-__device__ __forceinline__ T grad_scale_of(const Own& own, const CallExtras<extras>& call) {
+// What gradients are multiplied by beside their scale.
+template <class Own, bool extras>
+__device__ __forceinline__ double clip_of(const Own& own, const CallExtras<extras>& call) {
   if constexpr (extras) {
-    const bool clipped = call.norm != nullptr && own.max_norm > 0;
-    return T(own.grad_scale * (clipped ? clip_factor(*call.norm, own.max_norm) : 1));
-  } else {
-    return own.grad_scale;
+    if (call.norm != nullptr && own.max_norm > 0) return clip_factor(*call.norm, own.max_norm);
   }
+  return 1;
 }
 
 template <Access access, bool extras, unsigned Present, class T, class F>
@@ -172,12 +158,16 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const UpdateParams<access, T, F, extras, Present> __grid_constant__ p) {
   constexpr int N = decltype(F::states)::size, W = kWidth<access>;
   using Own = Portion<T, W>;
+  if (p.found_inf != nullptr && *p.found_inf != 0) return;
   const int64_t chunks = chunks_of(p);
   for (int64_t number = blockIdx.x; number < chunks; number += gridDim.x) {
     const Chunk chunk = chunk_at(p, number);
     const auto& entry = p.entry(chunk.entry);
     const auto& setting = p.setting(entry.size.setting);
-    const T grad_scale = grad_scale_of<T>(setting, p.call);
+    const Prepared<F> known = p.prepared != nullptr
+                                  ? p.prepared[chunk.entry]
+                                  : Prepared<F>{setting.formula, double(setting.grad_scale)};
+    const T grad_scale = T(known.grad_scale * clip_of(setting, p.call));
     for (int64_t at = chunk.begin + threadIdx.x * W; at < chunk.end; at += kThreads * W) {
       const int64_t element = element_of<F>(entry, at), rest = chunk.end - at;
       int64_t place[kTensors<F, extras>];
@@ -208,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int i = 0; i < W; ++i) {
         T own[N];
         for (int k = 0; k < N; ++k) own[k] = has_state(Present, k) ? state[k].at[i] : T(0);
-        setting.formula.template operator()<Present>(param.at[i], grad.at[i] * grad_scale, own);
+        known.formula.template operator()<Present>(param.at[i], grad.at[i] * grad_scale, own);
         for (int k = 0; k < N; ++k) state[k].at[i] = own[k];
       }
       if constexpr (extras) {
@@ -238,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           store(kAverage<F>, average);
         }
         if (p.call.gradients != Gradients::kept) {
-          const T scale = T(setting.grad_scale < 0 ? -setting.grad_scale : setting.grad_scale);
+          const T scale = T(known.grad_scale < 0 ? -known.grad_scale : known.grad_scale);
           Own written;
           for (int i = 0; i < W; ++i) {
             written.at[i] = p.call.gradients == Gradients::cleared ? T(0) : grad.at[i] * scale;

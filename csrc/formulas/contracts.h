@@ -178,7 +178,7 @@ struct DenseResult {
 //
 //   static constexpr auto states = names(...);    // torch's state keys, tensors like the parameter
 //   static constexpr auto asked_by = names(...);  // for each, the option that asks for it; "" if always
-//   F(Hyper, const Count* number);                // once per tensor and step
+//   FUSESTEP_HD F(Hyper, const Count* number);    // once per tensor and step; a device may do it
 //       The tensor's `numbers`; number[0].after is the step being taken, 1 at first (for a formula that
 //       has none, too, and 2 ever after).
 //   void operator()<Present>(V& param, V grad, V (&state)[states.size]) const;
@@ -191,7 +191,7 @@ struct UpdateRule {
   static constexpr bool by_rows = false;          // takes sparse gradients, and updates the rows they have
 
   // Sets `after` of the numbers behind `step`.
-  static void advance(Hyper, Count*) {}
+  FUSESTEP_HD static void advance(Hyper, Count*) {}
 };
 
 template <int N>

@@ -9,7 +9,8 @@ FUSESTEP_TARGET_BEGIN
 
 template <class T>
 struct Moments {
-  Moments(double beta1, double beta2_) : rest1(T(1 - beta1)), beta2(T(beta2_)), rest2(T(1 - beta2_)) {}
+  FUSESTEP_HD Moments(double beta1, double beta2_)
+      : rest1(T(1 - beta1)), beta2(T(beta2_)), rest2(T(1 - beta2_)) {}
 
   template <class V>
   FUSESTEP_HD void operator()(V& mean, V& square, V grad) const {

@@ -9,7 +9,7 @@ FUSESTEP_TARGET_BEGIN
 
 template <class T>
 struct WeightDecay {
-  WeightDecay(double lr, double rate, bool decoupled)
+  FUSESTEP_HD WeightDecay(double lr, double rate, bool decoupled)
       : l2(T(decoupled ? 0 : rate)), keep(T(decoupled ? 1 - lr * rate : 1)) {}
 
   template <class V>

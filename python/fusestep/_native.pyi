@@ -149,11 +149,14 @@ def step(
     norm: typing.Any = None,
     norm_is_known: bool = False,
     seed: typing.SupportsInt | typing.SupportsIndex = 0,
+    loss_scale: typing.Any = None,
+    found_inf: typing.Any = None,
 ) -> bool:
     """
     One optimizer step. Each group is a StepGroup of fusestep._rules.
     gradients: "kept", "unscaled" or "cleared". norm: a float64 array for the norm of all gradients,
-    or with it. seed: of stochastic rounding. Returns whether the gradients were written as wanted; they
+    or with it. seed: of stochastic rounding. loss_scale, found_inf: of GradScaler, float32 on the device
+    of the parameters, where they are read. Returns whether the gradients were written as wanted; they
     are kept if any share memory.
     """
 

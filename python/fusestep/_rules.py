@@ -21,10 +21,14 @@ _IN_TUPLE = {
 FIRST_STEP, FIRST_AVERAGE = 1, 2  # bits of StepGroup.first
 
 
+def _number(value: Any) -> Any:
+    return value if getattr(value, "is_cuda", False) else float(value)
+
+
 class StepGroup(NamedTuple):
     """What the native step takes for one parameter group. The lists have one entry per parameter."""
 
-    hyper: tuple[float, ...]  # of the formula, in its order
+    hyper: tuple[Any, ...]  # of the formula, in its order: floats, or tensors on a device
     grad_scale: float  # what gradients are multiplied by; negative to ascend
     state_keys: tuple[str, ...]
     params: Sequence[Any]
@@ -70,18 +74,18 @@ class Rule:
         names = (*self.numbers, *info["states"])
         self._starts_at = dict(zip(names, info["starts_at"] or [""] * len(names), strict=True))
 
-    def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
-        """The formula's hyper-parameters, read from a parameter group."""
-        values = []
+    def hyper(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The formula's hyper-parameters, read from a parameter group; a tensor on a device stays there."""
+        values: list[Any] = []
         for name in self._hyper:
             if name in _IN_TUPLE:
                 key, at = _IN_TUPLE[name]
                 pair = group[key]
                 if len(pair) != 2:
                     raise ValueError(f"`{key}` must be two numbers, got {pair}")
-                values.append(float(pair[at]))
+                values.append(_number(pair[at]))
             else:
-                values.append(float(group[name]))
+                values.append(_number(group[name]))
         return tuple(values)
 
     def options(self) -> frozenset[str]:
@@ -101,11 +105,14 @@ class Rule:
         norm: Any = None,
         norm_is_known: bool = False,
         seed: int = 0,
+        loss_scale: Any = None,
+        found_inf: Any = None,
     ) -> tuple[list[StepGroup], bool]:
         """One native step over the groups that ``prepare`` makes, with all of them or with none.
 
-        ``prepare`` tells the states it is about to make; if it or the step fails, they are gone again.
-        Returns the groups, and whether the gradients were written as wanted.
+        The other arguments are those of the native step. ``prepare`` tells the states it is about to make; if
+        it or the step fails, they are gone again. Returns the groups, and whether the gradients were written
+        as wanted.
         """
         undo = Undo()
         try:
@@ -114,7 +121,9 @@ class Rule:
             undo.restore()
             raise
         try:
-            written = _native.step(self.op, groups, gradients, norm, norm_is_known, seed)
+            written = _native.step(
+                self.op, groups, gradients, norm, norm_is_known, seed, loss_scale, found_inf
+            )
         except Exception:  # not an interrupt: that comes when the step is done
             undo.restore()
             raise

@@ -200,6 +200,121 @@ void check(const Op& op, const Plan& plan, Random& random, Report& report) {
   ++report.cases;
 }
 
+// Numbers and the learning rate on the device, and what torch's GradScaler leaves there. The host knows none
+// of them; the CPU engine, told all, says what must come out.
+struct OnDevice {
+  std::vector<Arrays> numbers;  // of each item
+  std::vector<float> rates;     // of the two sets of hyper-parameters
+  std::vector<View> views[2];   // of all hyper-parameters; absent but for the rate
+  std::vector<double> unknown[2];
+  float loss_scale = 8, found_inf;
+
+  OnDevice(const Op& op, Call& call, bool overflows) : found_inf(overflows ? 1.0f : 0.0f) {
+    const char* const* const end = op.info.hyper + op.info.hyper_count;
+    const auto is_rate = [](const char* name) { return strcmp(name, "lr") == 0; };
+    const auto at = size_t(std::find_if(op.info.hyper, end, is_rate) - op.info.hyper);
+    rates.resize(2);
+    for (size_t set = 0; set < 2; ++set) {
+      std::vector<double>& hyper = set == 0 ? call.hyper : call.other_hyper;
+      unknown[set] = hyper;
+      views[set].resize(8);
+      if (at >= hyper.size()) continue;
+      rates[set] = float(hyper[at]);
+      hyper[at] = double(rates[set]);
+      unknown[set][at] = NAN;
+      views[set][at].data = &rates[set];
+    }
+    for (UpdateItem& item : call.items) {
+      Arrays& own = numbers.emplace_back();
+      for (int k = 0; k < op.info.number_count; ++k) {
+        own.push_back(filled(k == 0 ? DType::f32 : DType::f64, {1}, Layout::dense,
+                             [&] { return item.number[k].before; }));
+      }
+    }
+  }
+
+  // As the CPU engine gets an item, and its numbers after the step.
+  void tell(const Op& op, UpdateItem& item, Arrays& after) const {
+    item.grad_scale /= double(loss_scale);
+    if (op.info.number_count == 0) return;
+    for (size_t k = 0; k < after.size(); ++k) {
+      const double before = after[k].at(0);
+      item.number[k] = {before, before + (k == 0 ? 1 : 0)};
+    }
+    op.info.advance(item.hyper, item.number);
+    for (size_t k = 0; k < after.size(); ++k) {
+      after[k].set(0, item.number[k].after);
+      item.number[k].after = after[k].at(0);
+    }
+  }
+
+  // As the CUDA engine gets it.
+  void hide(const Op& op, const Call& call, UpdateItem& item, const Arrays& own) const {
+    const size_t set = item.hyper == call.hyper.data() ? 0 : 1;
+    item.hyper = unknown[set].data();
+    item.hyper_at = views[set].data();
+    for (int k = 0; k < op.info.number_count; ++k) {
+      item.number[k] = {NAN, NAN};
+      item.number_at[k] = own[size_t(k)].view;
+    }
+  }
+};
+
+void check_on_device(const Op& op, const Plan& plan, bool overflows, Random& random, Report& report) {
+  Call call = call_of(op, plan, random);
+  OnDevice device(op, call, overflows);
+  const std::string where = std::string("on the device") + (overflows ? ", overflown" : "");
+  const Tensors want = clone(call.blank);
+  Tensors numbers = clone(device.numbers);
+  std::vector<UpdateItem> told = items_of(call, want, plan);
+  for (size_t i = 0; i < told.size(); ++i) {
+    if (!overflows) device.tell(op, told[i], numbers[i]);
+  }
+  double norm = 0;
+  if (plan.extras.clips) baseline::table.norm({told.data(), int64_t(told.size()), &norm, nullptr, nullptr});
+  if (!overflows) {
+    op.cpu.update({told.data(), int64_t(told.size()), false, plan.extras.gradients,
+                   plan.extras.clips ? &norm : nullptr, nullptr});
+  }
+  for (const unsigned seed : {0u, op.seed}) {
+    const Tensors got = clone(call.blank);
+    const Tensors counted = clone(device.numbers);
+    std::vector<UpdateItem> items = items_of(call, got, plan);
+    for (size_t i = 0; i < items.size(); ++i) device.hide(op, call, items[i], counted[i]);
+    std::vector<char> workspace = poisoned_workspace(Shape::update, int64_t(items.size()));
+    emulator::set_seed(seed);
+    double found = -1;
+    if (plan.extras.clips) {
+      fusestep_engine()->norm(
+          {items.data(), int64_t(items.size()), &found, nullptr, workspace.data(), &device.loss_scale});
+      if (!overflows && !(std::fabs(found - norm) <= 1e-14 * norm)) report.fail("another norm", where);
+    }
+    UpdateArgs args{items.data(),
+                    int64_t(items.size()),
+                    false,
+                    plan.extras.gradients,
+                    plan.extras.clips ? &found : nullptr,
+                    nullptr,
+                    workspace.data()};
+    args.loss_scale = &device.loss_scale;
+    args.found_inf = &device.found_inf;
+    op.cuda.update(args);
+    for (size_t i = 0; i < want.size(); ++i) {
+      for (size_t k = 0; k < want[i].size(); ++k) {
+        report.fail(
+            compare(kNames[k], got[i][k], want[i][k], true, report.worst, [](int64_t) { return 0.0; }),
+            where);
+      }
+      for (size_t k = 0; k < numbers[i].size(); ++k) {
+        if (plan.counts[i] > 0 && counted[i][k].at(0) != numbers[i][k].at(0)) {
+          report.fail("number " + std::to_string(k) + " is " + std::to_string(counted[i][k].at(0)), where);
+        }
+      }
+    }
+  }
+  ++report.cases;
+}
+
 // Each alone, then all that go together.
 const Extras kExtras[] = {{true},
                           {false, true},
@@ -261,6 +376,14 @@ void check_update(const Op& op, Report& report) {
         }
       }
       check(op, {list_of(100, random), present, random.below(3), extras}, random, report);
+    }
+    for (const bool overflows : {false, true}) {
+      for (int turn = 0; turn < 4; ++turn) {
+        check_on_device(op, {{5, 0, 4097, 1, 9000}, present, turn, {}}, overflows, random, report);
+        check_on_device(op, {{33, 1000}, present, turn, {true, true, Rounding::kahan, Gradients::unscaled}},
+                        overflows, random, report);
+      }
+      check_on_device(op, {list_of(300, random), present, 0, {}}, overflows, random, report);
     }
     if (op.info.by_rows) check_rows(op, present, random, report);
   }

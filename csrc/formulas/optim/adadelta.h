@@ -16,7 +16,7 @@ struct Adadelta : UpdateRule {
   static constexpr auto states = names("square_avg", "acc_delta");
   static constexpr auto asked_by = names("", "");
 
-  Adadelta(Hyper h, const Count*)
+  FUSESTEP_HD Adadelta(Hyper h, const Count*)
       : lr(T(h[0])), rho(T(h[1])), rest(T(1 - h[1])), eps(T(h[2])), weight_decay(T(h[3])) {}
 
   template <unsigned, class V>

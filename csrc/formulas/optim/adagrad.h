@@ -17,7 +17,7 @@ struct Adagrad : UpdateRule {
   static constexpr auto asked_by = names("");
   static constexpr auto starts_at = names("", "initial_accumulator_value");
 
-  Adagrad(Hyper h, const Count* number)
+  FUSESTEP_HD Adagrad(Hyper h, const Count* number)
       : step_size(T(h[0] / (1 + (number[0].after - 1) * h[1]))), eps(T(h[2])), weight_decay(T(h[3])) {}
 
   template <unsigned, class V>

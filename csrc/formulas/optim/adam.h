@@ -21,7 +21,7 @@ struct Adam : UpdateRule {
   static constexpr auto states = names("exp_avg", "exp_avg_sq", "max_exp_avg_sq");
   static constexpr auto asked_by = names("", "", "amsgrad");
 
-  Adam(Hyper h, const Count* number)
+  FUSESTEP_HD Adam(Hyper h, const Count* number)
       : decay(h[0], h[4], h[5] != 0),
         moments(h[1], h[2]),
         step_size(T(h[0] / (1 - pow(h[1], number[0].after)))),

@@ -16,7 +16,7 @@ struct Adamax : UpdateRule {
   static constexpr auto states = names("exp_avg", "exp_inf");
   static constexpr auto asked_by = names("", "");
 
-  Adamax(Hyper h, const Count* number)
+  FUSESTEP_HD Adamax(Hyper h, const Count* number)
       : step_size(T(h[0] / (1 - pow(h[1], number[0].after)))),
         rest1(T(1 - h[1])),
         beta2(T(h[2])),

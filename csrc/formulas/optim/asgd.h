@@ -20,13 +20,13 @@ struct ASGD : UpdateRule {
   static constexpr auto asked_by = names("");
   static constexpr auto starts_at = names("", "lr", "1", "");
 
-  static void advance(Hyper h, Count* number) {
+  FUSESTEP_HD static void advance(Hyper h, Count* number) {
     const double beyond = number[0].after - h[3];
     number[1].after = h[0] / pow(1 + h[1] * h[0] * number[0].after, h[2]);
     number[2].after = 1 / (beyond > 1 ? beyond : 1);
   }
 
-  ASGD(Hyper h, const Count* number)
+  FUSESTEP_HD ASGD(Hyper h, const Count* number)
       : eta(T(number[1].before)),
         keep(T(1 - h[1] * number[1].before)),
         mu(T(number[2].before)),

@@ -18,7 +18,7 @@ struct Lion : UpdateRule {
   static constexpr auto states = names("exp_avg");
   static constexpr auto asked_by = names("");
 
-  Lion(Hyper h, const Count*)
+  FUSESTEP_HD Lion(Hyper h, const Count*)
       : decay(h[0], h[3], true),
         lr(T(h[0])),
         beta1(T(h[1])),

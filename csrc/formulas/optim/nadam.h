@@ -23,10 +23,13 @@ struct NAdam : UpdateRule {
   static constexpr auto asked_by = names("", "");
   static constexpr auto starts_at = names("", "1", "", "");
 
-  static double mu(Hyper h, double step) { return h[1] * (1 - 0.5 * pow(0.96, step * h[5])); }
-  static void advance(Hyper h, Count* number) { number[1].after = number[1].before * mu(h, number[0].after); }
+  FUSESTEP_HD static double mu(Hyper h, double step) { return h[1] * (1 - 0.5 * pow(0.96, step * h[5])); }
+  FUSESTEP_HD static void advance(Hyper h, Count* number) {
+    number[1].after = number[1].before * mu(h, number[0].after);
+  }
 
-  NAdam(Hyper h, const Count* number) : decay(h[0], h[4], h[6] != 0), moments(h[1], h[2]), eps(T(h[3])) {
+  FUSESTEP_HD NAdam(Hyper h, const Count* number)
+      : decay(h[0], h[4], h[6] != 0), moments(h[1], h[2]), eps(T(h[3])) {
     const double step = number[0].after, product = number[1].after;
     const double now = mu(h, step), next = mu(h, step + 1);
     grad_size = T(h[0] * (1 - now) / (1 - product));

@@ -22,7 +22,8 @@ struct RAdam : UpdateRule {
   static constexpr auto states = names("exp_avg", "exp_avg_sq");
   static constexpr auto asked_by = names("", "");
 
-  RAdam(Hyper h, const Count* number) : decay(h[0], h[4], h[5] != 0), moments(h[1], h[2]), eps(T(h[3])) {
+  FUSESTEP_HD RAdam(Hyper h, const Count* number)
+      : decay(h[0], h[4], h[5] != 0), moments(h[1], h[2]), eps(T(h[3])) {
     const double step = number[0].after, power = pow(h[2], step), correction2 = 1 - power;
     const double longest = 2 / (1 - h[2]) - 1, length = longest - 2 * step * power / correction2;
     rectified = length > 5.0;

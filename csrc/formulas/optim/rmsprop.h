@@ -18,7 +18,7 @@ struct RMSprop : UpdateRule {
   static constexpr auto states = names("square_avg", "momentum_buffer", "grad_avg");
   static constexpr auto asked_by = names("", "momentum", "centered");
 
-  RMSprop(Hyper h, const Count*)
+  FUSESTEP_HD RMSprop(Hyper h, const Count*)
       : lr(T(h[0])),
         alpha(T(h[1])),
         rest(T(1 - h[1])),

@@ -18,7 +18,8 @@ struct Rprop : UpdateRule {
   static constexpr auto asked_by = names("", "");
   static constexpr auto starts_at = names("", "", "lr");
 
-  Rprop(Hyper h, const Count*) : eta_minus(T(h[0])), eta_plus(T(h[1])), least(T(h[2])), most(T(h[3])) {}
+  FUSESTEP_HD Rprop(Hyper h, const Count*)
+      : eta_minus(T(h[0])), eta_plus(T(h[1])), least(T(h[2])), most(T(h[3])) {}
 
   template <unsigned, class V>
   FUSESTEP_HD void operator()(V& param, V grad, V (&state)[2]) const {

@@ -18,7 +18,7 @@ struct SGD : UpdateRule {
   static constexpr auto states = names("momentum_buffer");
   static constexpr auto asked_by = names("momentum");
 
-  SGD(Hyper h, const Count* number)
+  FUSESTEP_HD SGD(Hyper h, const Count* number)
       : lr(T(h[0])),
         momentum(T(h[1])),
         undamped(T(number[0].after == 1 ? 1 : 1 - h[2])),

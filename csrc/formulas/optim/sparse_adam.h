@@ -19,7 +19,8 @@ struct SparseAdam : UpdateRule {
   static constexpr auto asked_by = names("", "");
   static constexpr bool by_rows = true;
 
-  SparseAdam(Hyper h, const Count* number) : rest1(T(1 - h[1])), rest2(T(1 - h[2])), eps(T(h[3])) {
+  FUSESTEP_HD SparseAdam(Hyper h, const Count* number)
+      : rest1(T(1 - h[1])), rest2(T(1 - h[2])), eps(T(h[3])) {
     const double step = number[0].after;
     step_size = T(h[0] * sqrt(1 - pow(h[2], step)) / (1 - pow(h[1], step)));
   }

@@ -26,6 +26,38 @@ from fusestep.optim._fused import (
 from fusestep.optim._plan import Plan
 
 
+class _Scaler:
+    """What GradScaler hands over: numbers of the host, or tensors that stay on their device.
+
+    Attributes:
+        known: The scale of the loss, 1 if it is on the device.
+        on_device: The scale, or None.
+        found_inf: Whether gradients overflowed, if only the device knows, else None.
+        scales: Whether there is a scale.
+    """
+
+    def __init__(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
+        on_device = scale is not None and scale.is_cuda
+        self.on_device = scale if on_device else None
+        self.known = 1.0 if scale is None or on_device else float(scale)
+        self.scales = on_device or self.known != 1
+        self.found_inf = found_inf if found_inf is not None and found_inf.is_cuda else None
+        self._overflows = found_inf is not None and self.found_inf is None and float(found_inf) != 0
+
+    def overflows(self) -> bool:
+        """Whether gradients are known to have overflowed."""
+        return self._overflows
+
+    def unscale(self, grads: list[Tensor]) -> None:
+        """As torch's fused step leaves them; if they overflowed, as they are."""
+        factor: Any = 1 / self.known
+        if self.on_device is not None:
+            factor = 1 / self.on_device
+            if self.found_inf is not None:
+                factor = torch.where(self.found_inf == 0, factor, torch.ones_like(factor))
+        torch._foreach_mul_(grads, factor)
+
+
 class DenseStep(FusedStep):
     """Mixed in before an optimizer class of torch; see ``_extras.DOCUMENTATION`` for its arguments.
 
@@ -164,19 +196,15 @@ class DenseStep(FusedStep):
 
     def _native_step(self, zero_grad: bool) -> str | None:
         # GradScaler hands over its scale and the check for overflow under fused=True, as torch arranged.
-        amp_scale = getattr(self, "grad_scale", None)
-        found_inf = getattr(self, "found_inf", None)
-        if amp_scale is not None and amp_scale.is_cuda and not zero_grad and not self._any_extras():
-            return "GradScaler on the device"  # where torch's kernel reads it without waiting
-        if found_inf is not None and float(found_inf) != 0:
+        scaler = _Scaler(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        if scaler.overflows():
             if self.last_grad_norm is not None:
                 self.last_grad_norm = None
             if zero_grad:
                 _composed.clear(self._gradients())
             return None
-        scale = 1.0 if amp_scale is None else float(amp_scale)
         try:
-            groups = self._run(scale, zero_grad)
+            groups = self._run(scaler, zero_grad)
         except _native.Unsupported as unsupported:
             return str(unsupported)
         params = (param for group in self.param_groups for param in group["params"])
@@ -184,42 +212,47 @@ class DenseStep(FusedStep):
         mark_changed([*whole, *(param for group in groups for param in group.params)])
         return None
 
-    def _run(self, scale: float, zero_grad: bool) -> list[StepGroup]:
+    def _run(self, scaler: _Scaler, zero_grad: bool) -> list[StepGroup]:
         extras = [self._extras(group) for group in self.param_groups]
-        gradients = "cleared" if zero_grad else "unscaled" if scale != 1 else "kept"
+        # What only the device knows may forbid to write gradients, but not to clear them.
+        clears = zero_grad and scaler.found_inf is None
+        gradients = "cleared" if clears else "unscaled" if scaler.scales else "kept"
         norm, known = None, False
         if any(asked.max_norm for asked in extras):
-            norm, known = self._norm(extras, scale)
+            norm, known = self._norm(extras, scaler)
         random = any(asked.rounding == "stochastic" for asked in extras)
         # From torch's generator, so that torch.manual_seed repeats a run.
         seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")) if random else 0
 
         def prepare(undo: Undo) -> list[StepGroup]:
             both = zip(self.param_groups, extras, strict=True)
-            return [self._step_group(group, asked, 1 / scale, undo) for group, asked in both]
+            return [self._step_group(group, asked, 1 / scaler.known, undo) for group, asked in both]
 
-        groups, written = self._rule.step(prepare, gradients, norm, known, seed)
-        if gradients != "kept":
+        groups, written = self._rule.step(
+            prepare, gradients, norm, known, seed, scaler.on_device, scaler.found_inf
+        )
+        if gradients != "kept" or zero_grad:
             grads = [grad for group in groups for grad in group.grads]
-            if written:
+            if gradients != "kept" and written:
                 mark_changed(grads)
             if zero_grad:
-                _composed.clear(grads, filled=written)
+                _composed.clear(grads, filled=clears and written)
             elif not written:  # as torch: whoever looks at the gradients afterwards sees them unscaled
-                torch._foreach_mul_(grads, 1 / scale)
+                scaler.unscale(grads)
         if norm is not None:
             self.last_grad_norm = norm
         if gradients == "kept" and not random:
             self._plan.renew(self)
         return groups
 
-    def _norm(self, extras: list[Extras], scale: float) -> tuple[Tensor | None, bool]:
+    def _norm(self, extras: list[Extras], scaler: _Scaler) -> tuple[Tensor | None, bool]:
         """Where the kernel puts the norm; or, of gradients that other processes have parts of, the norm."""
         grads = _composed.clipped_gradients(self.param_groups, extras)
         if not grads:
             return None, False
         if any(map(_shards.is_sharded, grads)):
-            return _composed.total_norm(grads) / scale, True
+            norm = _composed.total_norm(grads) / scaler.known
+            return norm if scaler.on_device is None else norm / scaler.on_device, True
         return torch.empty((), dtype=torch.float64, device=grads[0].device), False
 
     def _describe(self, group: dict[str, Any]) -> StepGroup | None:
@@ -230,9 +263,6 @@ class DenseStep(FusedStep):
         keys, hyper = self._rule.state_keys(group), self._rule.hyper(group)
         grad_scale = -factor if group["maximize"] else factor
         return StepGroup(hyper, grad_scale, keys, [], [], [], [], None if asked is _NO_EXTRAS else asked)
-
-    def _any_extras(self) -> bool:
-        return any(self._extras(group) is not _NO_EXTRAS for group in self.param_groups)
 
     def _gradients(self) -> list[Tensor]:
         params = (param for group in self.param_groups for param in group["params"])

@@ -124,12 +124,19 @@ _check_capture: Callable[[torch.optim.Optimizer], None] = (
 )
 
 
-TORCHS = ("capturable", "differentiable")  # options that the kernels do not have
+TORCHS = ("capturable", "differentiable")  # options that torch may have to take the step for
 
 
 def why_torch(group: dict[str, Any]) -> str | None:
-    """Which of the options of a parameter group torch must take the step for."""
-    return next((option for option in TORCHS if group.get(option)), None)
+    """Which of the options of a parameter group torch must take the step for.
+
+    The CUDA kernels read and count everything on the device, so a step of theirs can be captured.
+    """
+    if group.get("differentiable"):
+        return "differentiable"
+    if group.get("capturable") and not all(param.is_cuda for param in group["params"]):
+        return "capturable"
+    return None
 
 
 def check_capture(optimizer: torch.optim.Optimizer) -> None:
