@@ -18,6 +18,7 @@ from fusestep.optim import _composed, _shards
 from fusestep.optim._fused import (
     FusedStep,
     check_capture,
+    cuda_in_use,
     mark_changed,
     need_updatable,
     unobserved,
@@ -33,6 +34,7 @@ class _Scaler:
         known: The scale of the loss, 1 if it is on the device.
         on_device: The scale, or None.
         found_inf: Whether gradients overflowed, if only the device knows, else None.
+        overflows: Whether they are known to have overflowed.
         scales: Whether there is a scale.
     """
 
@@ -42,11 +44,12 @@ class _Scaler:
         self.known = 1.0 if scale is None or on_device else float(scale)
         self.scales = on_device or self.known != 1
         self.found_inf = found_inf if found_inf is not None and found_inf.is_cuda else None
-        self._overflows = found_inf is not None and self.found_inf is None and float(found_inf) != 0
+        self.overflows = found_inf is not None and self.found_inf is None and float(found_inf) != 0
 
-    def overflows(self) -> bool:
-        """Whether gradients are known to have overflowed."""
-        return self._overflows
+    def wait(self) -> None:
+        """Until it is known whether gradients overflowed."""
+        if self.found_inf is not None:
+            self.overflows, self.found_inf = float(self.found_inf) != 0, None
 
     def unscale(self, grads: list[Tensor]) -> None:
         """As torch's fused step leaves them; if they overflowed, as they are."""
@@ -130,7 +133,8 @@ class DenseStep(FusedStep):
             What ``closure`` returned, or None.
 
         Raises:
-            RuntimeError: a gradient or state does not fit its parameter in shape or device.
+            RuntimeError: a gradient or state does not fit its parameter in shape or device; or stochastic
+            rounding is asked for while a graph is captured.
         """
         if self._swapped:
             raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
@@ -197,7 +201,9 @@ class DenseStep(FusedStep):
     def _native_step(self, zero_grad: bool) -> str | None:
         # GradScaler hands over its scale and the check for overflow under fused=True, as torch arranged.
         scaler = _Scaler(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        if scaler.overflows():
+        if scaler.found_inf is not None and self._begins():
+            scaler.wait()
+        if scaler.overflows:
             if self.last_grad_norm is not None:
                 self.last_grad_norm = None
             if zero_grad:
@@ -212,6 +218,17 @@ class DenseStep(FusedStep):
         mark_changed([*whole, *(param for group in groups for param in group.params)])
         return None
 
+    def _begins(self) -> bool:
+        """Whether states begin with this step: then the host must know if it is taken."""
+        for group in self.param_groups:
+            keys = self._rule.state_keys(group)[:1]
+            if self._extras(group).average:
+                keys = (*keys, AVERAGE)
+            states = (self.state.get(param, {}) for param in group["params"] if param.grad is not None)
+            if keys and any(state.get(key) is None for state in states for key in keys):
+                return True
+        return False
+
     def _run(self, scaler: _Scaler, zero_grad: bool) -> list[StepGroup]:
         extras = [self._extras(group) for group in self.param_groups]
         # What only the device knows may forbid to write gradients, but not to clear them.
@@ -221,6 +238,8 @@ class DenseStep(FusedStep):
         if any(asked.max_norm for asked in extras):
             norm, known = self._norm(extras, scaler)
         random = any(asked.rounding == "stochastic" for asked in extras)
+        if random and cuda_in_use() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError('rounding="stochastic" in a captured step: a graph repeats its random numbers')
         # From torch's generator, so that torch.manual_seed repeats a run.
         seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")) if random else 0
 

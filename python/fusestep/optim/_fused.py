@@ -139,9 +139,14 @@ def why_torch(group: dict[str, Any]) -> str | None:
     return None
 
 
+def cuda_in_use() -> bool:
+    """Whether torch has made a CUDA context."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def check_capture(optimizer: torch.optim.Optimizer) -> None:
     """Refuse to be captured in a graph, as torch does; at no cost where no device is in use."""
-    if torch.cuda.is_initialized() or torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+    if cuda_in_use() or torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
         _check_capture(optimizer)
 
 
