@@ -25,7 +25,7 @@ pytestmark = [
 
 # Registers a thread: with more, fewer threads than a kernel counts on fit into a multiprocessor.
 MOST = {
-    r"pointwise_kernel<plain": 64,
+    r"pointwise_kernel<plain": 72,
     r"pointwise_kernel<packed": 104,
     r"update_kernel<(plain|packed), false": 64,
     r"update_kernel<packed, true": 80,
@@ -34,7 +34,7 @@ MOST = {
     r"": 128,
 }
 # Kernels that are there for what cannot be read or written 128 bits at a time.
-NARROW = r"<any|WalkedRow|weight_kernel|kept_kernel|product_kernel"
+NARROW = r"<any|WalkedRow|prepare_kernel|weight_kernel|kept_kernel|product_kernel"
 
 
 @pytest.fixture(scope="module")

@@ -40,25 +40,25 @@ __global__ void __launch_bounds__(kThreads, 2)
       write<access>(view.data, view.dtype, place_of<access>(view, at), count - at, portion);
     };
     Portion<T, W> x[N], loss, grad[N];
-    for (int k = 0; k < N; ++k) x[k] = fetch(args.operand[k], ones);
+    FUSESTEP_UNROLL for (int k = 0; k < N; ++k) x[k] = fetch(args.operand[k], ones);
     const Portion<T, W> weight = fetch(args.weight, ones), factor = each ? fetch(args.seed, scale) : scale;
     T part = T(0);
-    for (int i = 0; i < W; ++i) {
+    FUSESTEP_UNROLL for (int i = 0; i < W; ++i) {
       T operand[N];
-      for (int k = 0; k < N; ++k) operand[k] = x[k].at[i];
+      FUSESTEP_UNROLL for (int k = 0; k < N; ++k) operand[k] = x[k].at[i];
       PointwiseResult<T, N> r = evaluate(p.formula, operand);
       if constexpr (F::domain != nullptr) {
         const bool inside = is_inside(p.formula, operand);
         r.loss = inside ? r.loss : T(NAN);
-        for (int k = 0; k < N; ++k) r.grad[k] = inside ? r.grad[k] : T(NAN);
+        FUSESTEP_UNROLL for (int k = 0; k < N; ++k) r.grad[k] = inside ? r.grad[k] : T(NAN);
       }
       loss.at[i] = r.loss * weight.at[i];
-      for (int k = 0; k < N; ++k) grad[k].at[i] = r.grad[k] * (factor.at[i] * weight.at[i]);
+      FUSESTEP_UNROLL for (int k = 0; k < N; ++k) grad[k].at[i] = r.grad[k] * (factor.at[i] * weight.at[i]);
       part = part + (at + i < count ? loss.at[i] : T(0));
     }
     sum += double(part);
     if (each) store(args.loss, loss);
-    for (int k = 0; k < N; ++k) store(args.grad[k], grad[k]);
+    FUSESTEP_UNROLL for (int k = 0; k < N; ++k) store(args.grad[k], grad[k]);
   }
   finish_loss(args, p.divisor, sum);
 }

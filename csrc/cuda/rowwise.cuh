@@ -78,11 +78,10 @@ __global__ void __launch_bounds__(Row::threads, Row::blocks)
                            run_of(args.weight),
                            {counts ? row_of(args.grad_input, number, args.classes) : Run(), Run()},
                            args.classes};
-    const T own_scale = T(scale_of(args, scale, number));
     T loss = label.ignored ? T(0) : T(NAN);
     if constexpr (F::reads_row) {
       if (label.known || p.team < kWarp) {
-        const T found = labelled_row<Row>(p, memory, label, own_scale);
+        const T found = labelled_row<Row>(p, memory, label, T(scale_of(args, scale, number)));
         loss = label.known ? found : loss;
       }
       if (!label.known) fill_row(memory.out[0], args.classes, p.team, loss);
@@ -95,7 +94,7 @@ __global__ void __launch_bounds__(Row::threads, Row::blocks)
         const fusestep::Row<T> result = p.formula.loss(sums, own, T(0), weight, T(args.classes));
         const Run& grad = memory.out[0];
         if (grad.data != nullptr && Cut<int64_t, kPack>(grad, args.classes, p.team).owns(label.value)) {
-          write_at(grad, label.value, result.label_grad * own_scale);
+          write_at(grad, label.value, result.label_grad * T(scale_of(args, scale, number)));
         }
         loss = result.loss;
       }
