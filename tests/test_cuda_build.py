@@ -25,7 +25,7 @@ pytestmark = [
 
 # Registers a thread: with more, fewer threads than a kernel counts on fit into a multiprocessor.
 MOST = {
-    r"pointwise_kernel<plain": 72,
+    r"pointwise_kernel<plain": 80,
     r"pointwise_kernel<packed": 104,
     r"update_kernel<(plain|packed), false": 64,
     r"update_kernel<packed, true": 80,
