@@ -59,6 +59,7 @@ bool is_worth_releasing(int64_t work) { return work >= kWorthReleasing; }
 
 Launch::Launch(py::handle object, const Array& array, Shape shape, int64_t count, int64_t work)
     : table_(engine_for(array.device)),
+      array_(array),
       on_cuda_(array.device == Device::cuda),
       release_gil_(is_worth_releasing(work)) {
   if (!on_cuda_) return;
@@ -98,7 +99,7 @@ Launch::~Launch() {
 void Launch::check(const char* op) const {
   if (table_.error == nullptr) return;
   if (const char* message = table_.error()) {
-    throw std::runtime_error(std::string(op) + ": " + message);
+    throw std::runtime_error(std::string(op) + " of " + describe(array_) + ": " + message);
   }
 }
 

@@ -30,7 +30,8 @@ class Launch {
   void* stream() const { return stream_; }
   void* workspace() const { return workspace_; }
   const OpTable& table() const { return table_; }
-  // Call after the kernel, with the GIL held again: raises what the device reported.
+  // Call after the kernel, with the GIL held again: raises what the device reported, with the op and the
+  // array.
   void check(const char* op) const;
 
   template <class Call>
@@ -42,6 +43,7 @@ class Launch {
 
  private:
   const OpTable& table_;
+  const Array& array_;
   bool on_cuda_, release_gil_;
   int previous_device_ = 0;
   void* stream_ = nullptr;

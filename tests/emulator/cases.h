@@ -165,5 +165,7 @@ void check_rowwise(const Op& op, Report& report);
 void check_dense(const Op& op, Report& report);
 void check_update(const Op& op, Report& report);
 void check_vectors(unsigned seed, Report& report);  // of the op table, not of the registry
+void check_launches(Report& report);                // of every op, as the next
+void check_far(Report& report);
 
 }  // namespace parity

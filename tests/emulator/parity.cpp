@@ -1,6 +1,6 @@
 // Holds the CUDA engine, emulated, against the CPU engine, for every op of the registry. Each case runs
 // twice on the emulator, in order and in a random order of blocks and threads: the bits must not change.
-// Usage: parity [seed of the random order] [op, or "vectors"]
+// Usage: parity [seed of the random order] [op, "vectors", "launches" or "far"]
 #include "cases.h"
 
 static bool tell_failure(const parity::Report& report) {
@@ -39,11 +39,15 @@ int main(int argc, char** argv) {
            outside.c_str());
     failed = tell_failure(report) || failed;
   }
-  if (argc <= 2 || strcmp(argv[2], "vectors") == 0) {
+  const auto check = [&](const char* name, auto&& run) {
+    if (argc > 2 && strcmp(argv[2], name) != 0) return;
     Report report;
-    check_vectors(seed, report);
-    printf("%-32s %6d cases, largest error %.3g ulp\n", "vectors", report.cases, report.worst);
+    run(report);
+    printf("%-32s %6d cases, largest error %.3g ulp\n", name, report.cases, report.worst);
     failed = tell_failure(report) || failed;
-  }
+  };
+  check("vectors", [&](Report& report) { check_vectors(seed, report); });
+  check("launches", check_launches);
+  check("far", check_far);
   return failed ? 1 : 0;
 }
