@@ -16,9 +16,9 @@ Rounding rounding_of(const std::string& name) {
   throw py::value_error("`rounding` must be \"nearest\", \"stochastic\" or \"kahan\", got \"" + name + "\"");
 }
 
-// A hyper-parameter that is an array: where it lies, if that is on a device.
+// Where a hyper-parameter lies, if that is on a device; else absent.
 View hyper_on_device(const OpInfo& info, int number, const py::object& value) {
-  if (PyLong_Check(value.ptr())) return View();
+  if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr())) return View();
   const std::string name = info.hyper[number];
   Array array;
   read_array(value, name.c_str(), array);
@@ -40,8 +40,7 @@ void read_group(const OpInfo& info, const py::tuple& from, StepGroup& group) {
                           " hyper-parameters, got " + std::to_string(hyper.size()));
   }
   for (size_t i = 0; i < hyper.size(); ++i) {
-    group.hyper_at[i] =
-        PyFloat_Check(py::object(hyper[i]).ptr()) ? View() : hyper_on_device(info, int(i), hyper[i]);
+    group.hyper_at[i] = hyper_on_device(info, int(i), hyper[i]);
     group.hyper[i] = present(group.hyper_at[i]) ? NAN : py::cast<double>(hyper[i]);
     group.asks_device = group.asks_device || present(group.hyper_at[i]);
   }

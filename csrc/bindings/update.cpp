@@ -62,8 +62,10 @@ bool run_step(const OpInfo& info, int op, const StepCall& call) {
   if (apart) args.gradients = wanted;
   args.loss_scale = scaler_number(call.loss_scale, "loss_scale", plan.first);
   args.found_inf = scaler_number(call.found_inf, "found_inf", plan.first);
-  for (const Number& number : plan.numbers) {
-    if (args.found_inf != nullptr && !number.is_on_device()) throw Unsupported{"`step` is not on the device"};
+  if (args.found_inf != nullptr) {
+    for (const Number& number : plan.numbers) {
+      if (!number.is_on_device()) throw Unsupported{"`step` is not on the device"};
+    }
   }
   double* const norm = norm_of(call.norm, plan.first.device);
   args.norm = norm;

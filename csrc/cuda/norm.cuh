@@ -69,7 +69,6 @@ static __global__ void __launch_bounds__(kThreads, 2) norm_kernel(const NormPara
 struct NormBatch {
   NormParams params;
   void* stream;
-  int64_t most = 0;  // blocks of a launch so far
 
   explicit NormBatch(const NormArgs& args) : stream(args.stream) {
     params.count = 0;
@@ -102,15 +101,14 @@ struct NormBatch {
   void finish(double* norm) {
     params.norm = norm;
     const int64_t needed = params.count > 0 ? blocks_for(chunks_of(params), 1) : 1;
-    launch_blocks(needed > most ? needed : most);
+    launch_blocks(needed > params.known ? needed : params.known);
   }
 
  private:
   void launch_blocks(int64_t blocks) {
     if (blocks > 1) prepare(params.scratch, stream);
     launch(norm_kernel, blocks, stream, params);
-    most = most > blocks ? most : blocks;
-    params.known = most;
+    params.known = params.known > blocks ? params.known : blocks;
     params.count = 0;
     params.view = View();
   }

@@ -93,9 +93,8 @@ struct Update {
 
     void set(const UpdateItem& item) {
       auto& setting = params.add_setting(F<T>(item.hyper, item.number));
-      setting.grad_scale = T(item.grad_scale);
+      setting.grad_scale = decltype(setting.grad_scale)(item.grad_scale);
       if constexpr (extras) {
-        setting.grad_scale = item.grad_scale;
         setting.max_norm = item.max_norm;
         setting.decay = item.decay;
         setting.rounding = item.rounding;

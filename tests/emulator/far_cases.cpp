@@ -52,6 +52,15 @@ void check_losses(const OpInfo& info, const Kernel& kernel, int64_t n, Report& r
   const std::vector<double> hyper = hyper_of(info, 0);
   Array labels = allocate(DType::i64, {kRows}, Layout::dense);
   memset(labels.memory.get(), 0, labels.bytes);
+  const auto of_rows = [&](auto args, bool far) {
+    args.input = x.view(far);
+    args.loss = losses.view;
+    args.reduction = Reduction::none;
+    args.rows = kRows;
+    args.classes = n;
+    args.hyper = hyper.data();
+    return args;
+  };
   for (const bool far : {false, true}) {
     emulator::set_seed(0);
     if (info.shape == Shape::pointwise) {
@@ -65,26 +74,14 @@ void check_losses(const OpInfo& info, const Kernel& kernel, int64_t n, Report& r
       args.hyper = hyper.data();
       kernel.pointwise(args);
     } else if (info.shape == Shape::rowwise) {
-      RowwiseArgs args{};
-      args.input = x.view(far);
-      args.grad_input = first.view(far);
+      RowwiseArgs args = of_rows(RowwiseArgs{}, far);
       args.target = labels.view;
-      args.loss = losses.view;
-      args.reduction = Reduction::none;
-      args.rows = kRows;
-      args.classes = n;
-      args.hyper = hyper.data();
+      args.grad_input = first.view(far);
       kernel.rowwise(args);
     } else {
-      DenseArgs args{};
-      args.input = x.view(far);
+      DenseArgs args = of_rows(DenseArgs{}, far);
       if (info.operand_count > 1) args.target = target.view(far);
       args.first = first.view(far);
-      args.loss = losses.view;
-      args.reduction = Reduction::none;
-      args.rows = kRows;
-      args.classes = n;
-      args.hyper = hyper.data();
       kernel.dense(args);
     }
   }
