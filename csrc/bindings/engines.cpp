@@ -55,6 +55,15 @@ const OpTable& engine_for(Device device) {
   return *cuda;
 }
 
+std::string why_no_cuda(int device) {
+  try {
+    const char* const why = engine_for(Device::cuda).why_unusable(device);
+    return why != nullptr ? why : "";
+  } catch (const Unsupported& unsupported) {
+    return unsupported.reason;
+  }
+}
+
 bool is_worth_releasing(int64_t work) { return work >= kWorthReleasing; }
 
 Launch::Launch(py::handle object, const Array& array, Shape shape, int64_t count, int64_t work)
@@ -63,6 +72,7 @@ Launch::Launch(py::handle object, const Array& array, Shape shape, int64_t count
       on_cuda_(array.device == Device::cuda),
       release_gil_(is_worth_releasing(work)) {
   if (!on_cuda_) return;
+  if (const char* const why = table_.why_unusable(array.device_index)) throw Unsupported{why};
   const DLPackExchangeAPI* api = exchange_api_of(object);
   if (api == nullptr || api->current_work_stream == nullptr || api->managed_tensor_allocator == nullptr) {
     throw Unsupported{"CUDA tensors need torch 2.10 or newer"};

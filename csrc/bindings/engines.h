@@ -16,6 +16,9 @@ void set_isa(const std::string& name);  // ValueError if unknown or not supporte
 // The CUDA engine is the module `_cuda`, imported at the first CUDA tensor.
 const OpTable& engine_for(Device device);
 
+// Why CUDA kernels cannot run on a device of this machine; empty if they can.
+std::string why_no_cuda(int device);
+
 // Whether the GIL is released for the work; handing it over costs microseconds.
 bool is_worth_releasing(int64_t work);
 

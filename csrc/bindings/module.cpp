@@ -107,6 +107,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("set_isa", set_isa, py::arg("name"));
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads, py::arg("count"), "0 goes back to the runtime's setting.");
+  m.def("why_no_cuda", why_no_cuda, py::arg("device") = 0,
+        "Why CUDA kernels cannot run on a device of this machine; empty if they can.");
   m.def("threading", threading_runtime, "'openmp', 'pool' or 'serial'.");
   m.def("use_exchange_api", use_exchange_api, py::arg("use"));
   m.def(

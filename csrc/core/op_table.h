@@ -174,7 +174,8 @@ struct OpTable {
   void (*combine)(const CombineArgs&);
   int64_t (*workspace_bytes)(Shape, int64_t count);
   const char* (*error)();
-  int (*enter_device)(int index);  // makes it current, returns the one that was
+  int (*enter_device)(int index);          // makes it current, returns the one that was
+  const char* (*why_unusable)(int index);  // null if kernels can run on this device
 };
 
 }  // namespace fusestep

@@ -11,6 +11,6 @@
 FUSESTEP_TARGET_BEGIN
 
 extern const OpTable table;
-const OpTable table = {target_name, ops, kernels, norm, dots, combine, nullptr, nullptr, nullptr};
+const OpTable table = {target_name, ops, kernels, norm, dots, combine, nullptr, nullptr, nullptr, nullptr};
 
 FUSESTEP_TARGET_END

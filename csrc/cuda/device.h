@@ -23,8 +23,9 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // Bytes that the parameters of a kernel may have: 32764 from CUDA 12.1 on. Few for the emulator, so that the
 // tests' calls take several launches.
+constexpr int kLargeParamBytes = 32512;
 #if !defined(FUSESTEP_EMULATOR) && CUDART_VERSION >= 12010
-constexpr int kParamBytes = 32512;
+constexpr int kParamBytes = kLargeParamBytes;
 #else
 constexpr int kParamBytes = 4000;
 #endif

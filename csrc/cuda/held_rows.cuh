@@ -78,15 +78,15 @@ FUSESTEP_HD S stored(float value) {
 }
 
 // H classes a thread, side by side in memory, all operands stored as S; `paired`: with a target for each
-// class. Weights have been put into shared memory, as floats.
-template <class S, int H, bool paired>
+// class; `plain`: see RowFormula. Weights have been put into shared memory, as floats.
+template <class S, int H, bool paired, bool is_plain>
 class HeldRow {
   static constexpr int W = kVector<S>, P = H / W;
   using Elements = VectorElements<S, paired>;
 
  public:
   using T = float;
-  static constexpr bool rough = sizeof(S) == 2, plain = true;
+  static constexpr bool rough = sizeof(S) == 2, plain = is_plain;
   static constexpr int threads = kThreads, blocks = H > 8 || paired ? 2 : 3;
 
   __device__ __forceinline__ HeldRow(const RowMemory& memory, int team, int64_t)

@@ -1,6 +1,7 @@
 // The registry, instantiated for CUDA: by nvcc for the device, and by the host compiler for the
 // emulator of the tests.
 #include "cuda/dense.cuh"
+#include "cuda/driver.h"
 #include "cuda/norm.cuh"
 #include "cuda/pointwise.cuh"
 #include "cuda/rowwise.cuh"
@@ -25,8 +26,8 @@ int64_t workspace_bytes(Shape shape, int64_t count) {
 }  // namespace
 
 extern const OpTable table;
-const OpTable table = {target_name,     ops,        kernels,     norm, dots, combine,
-                       workspace_bytes, take_error, enter_device};
+const OpTable table = {target_name,     ops,        kernels,      norm,        dots, combine,
+                       workspace_bytes, take_error, enter_device, why_unusable};
 
 FUSESTEP_TARGET_END
 

@@ -8,9 +8,10 @@
 
 FUSESTEP_TARGET_BEGIN
 
-constexpr int kShortHeld = 8;  // classes a thread holds of short rows
-template <bool paired>
-constexpr int kHeld = paired ? 16 : 32;  // and of others
+// Classes a thread holds: of short rows, and of others as registers allow.
+constexpr int kShortHeld = 8;
+template <bool paired, bool plain>
+constexpr int kHeld = paired || !plain ? 16 : 32;
 
 // Whether the classes of a row lie side by side.
 inline bool is_tight(const View& view) { return view.contiguous || view.strides[view.dims - 1] == 1; }
@@ -43,35 +44,42 @@ inline bool suit_registers(std::initializer_list<const View*> views, int64_t cla
   return suit;
 }
 
-// Calls run(Tag<Row>, team, shared, room) for the kind that suits: the bytes of shared memory that a block
-// needs; for `room` see StagedRow. The first of `views` is the input; `always_plain`: of the formula.
-template <bool paired, bool always_plain, class Run>
-void with_rows(std::initializer_list<const View*> views, const View& weight, int64_t classes, bool plain,
-               Run&& run) {
-  const View& input = **views.begin();
-  const auto walk = [&] { run(Tag<WalkedRow<float>>{}, team_of_walked(input, classes), 0, 0); };
-  if (!suit_registers(views, classes)) return walk();
-  dispatch_packed<Access::packed>(input.dtype, [&](auto tag) {
-    using S = typename decltype(tag)::type;
-    using Short = HeldRow<S, kShortHeld, paired>;
-    using Held = HeldRow<S, kHeld<paired>, paired>;
-    using Staged = StagedRow<S, paired, true>;
-    const int64_t needed = classes + (has_aligned_rows(input, classes) ? 0 : kVector<S> - 1);
-    const int64_t weights = present(weight) ? classes * int64_t(sizeof(float)) : 0;
-    const bool is_long = needed > kThreads * kHeld<paired>;
-    if (!plain && !is_long) return walk();
+// Calls run(Tag<Row>, team, shared, room) for rows that are held or staged, of a dtype S: the bytes of shared
+// memory that a block needs; for `room` see StagedRow. `aligned`: as has_aligned_rows says.
+template <class S, bool paired, bool plain, class Run>
+void with_stored_rows(int64_t classes, bool aligned, bool weighted, Run&& run) {
+  constexpr int most = kHeld<paired, plain>;
+  using Short = HeldRow<S, kShortHeld, paired, plain>;
+  using Held = HeldRow<S, most, paired, plain>;
+  using Staged = StagedRow<S, paired, plain>;
+  const int64_t needed = classes + (aligned ? 0 : kVector<S> - 1);
+  const int64_t weights = weighted ? classes * int64_t(sizeof(float)) : 0;
+  if constexpr (plain) {
     if (needed <= kWarp * kShortHeld) {
       int team = 1;
       while (team * kShortHeld < needed) team *= 2;
       return run(Tag<Short>{}, team, weights, 0);
     }
-    if (needed <= kWarp * kHeld<paired>) return run(Tag<Held>{}, kWarp, weights, 0);
-    if (!is_long) return run(Tag<Held>{}, kThreads, weights, 0);
-    const int64_t room = Staged::room_for(classes);
-    if (plain) return run(Tag<Staged>{}, Staged::threads, Staged::shared_for(room), room);
-    if constexpr (!always_plain) {
-      run(Tag<StagedRow<S, paired, false>>{}, Staged::threads, Staged::shared_for(room), room);
-    }
+  }
+  if (needed <= kWarp * most) return run(Tag<Held>{}, kWarp, weights, 0);
+  if (needed <= kThreads * most) return run(Tag<Held>{}, kThreads, weights, 0);
+  const int64_t room = Staged::room_for(classes);
+  run(Tag<Staged>{}, Staged::threads, Staged::shared_for(room), room);
+}
+
+// The same for the kind that suits. The first of `views` is the input; `always_plain`: of the formula.
+template <bool paired, bool always_plain, class Run>
+void with_rows(std::initializer_list<const View*> views, const View& weight, int64_t classes, bool plain,
+               Run&& run) {
+  const View& input = **views.begin();
+  if (!suit_registers(views, classes)) {
+    return run(Tag<WalkedRow<float>>{}, team_of_walked(input, classes), 0, 0);
+  }
+  const bool aligned = has_aligned_rows(input, classes), weighted = present(weight);
+  dispatch_packed<Access::packed>(input.dtype, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    if (plain) return with_stored_rows<S, paired, true>(classes, aligned, weighted, run);
+    if constexpr (!always_plain) with_stored_rows<S, paired, false>(classes, aligned, weighted, run);
   });
 }
 

@@ -4,8 +4,8 @@
 //   held    in the registers of a team of 1 to 32 threads, or of a block: read once, written once
 //   staged  longer: in the shared memory of a block, as much as there is room for. The rest is read again,
 //           from L2 as a rule: few rows are under way at a time
-//   walked  whatever else: double, operands of several dtypes, classes that lie apart, formulas that are not
-//           plain unless rows are long. Read for the maximum, for the sums and for the result
+//   walked  whatever else: double, operands of several dtypes, classes that lie apart. Read for the maximum,
+//           for the sums and for the result
 // Where classes lie apart, neighbouring rows lie side by side: there a row belongs to one thread, and what
 // its block reads again is in L1 if it is short.
 #pragma once

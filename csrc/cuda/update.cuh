@@ -1,6 +1,8 @@
 // The update loop, on the host: the tensors of a step, sorted by the kernel that each needs.
 #pragma once
 
+#include <string.h>
+
 #include <optional>
 
 #include "cuda/prepare.cuh"
@@ -38,7 +40,7 @@ struct Update {
 
   static Needs needs_of(const UpdateArgs& args, const UpdateItem& item) {
     unsigned present = 0;
-    bool wide = false, dense = true;
+    bool wide = false, dense = true, far = false;
     Choice<> choice;
     for (int i = 0; i < kTensors<F<float>, true>; ++i) {
       const View& view = tensor_of<F<float>>(item, i);
@@ -47,13 +49,14 @@ struct Update {
       // What is beside the rule does not decide what it is computed in.
       wide = wide || (i < 2 + kStates && view.dtype == DType::f64);
       dense = dense && view.contiguous;
+      far = far || uint64_t(uintptr_t(view.data)) >> kAddressBits != 0;
       choice.add(view);
     }
     const bool clipped = args.norm != nullptr && item.max_norm > 0;
     const bool extras = clipped || item.rounding != Rounding::nearest || fusestep::present(item.average) ||
                         args.gradients != Gradients::kept;
     const bool apart = item.rows.row != nullptr && item.rows.length % kPack != 0;  // rows are not aligned
-    return {variant(apart ? Access::any : choice.access(), extras, present, wide), dense};
+    return {variant(apart || far ? Access::any : choice.access(), extras, present, wide), dense};
   }
 
   // Collects items of one variant and launches them together.
@@ -79,8 +82,8 @@ struct Update {
 
     // Whether this item has the setting of the last one.
     bool repeats(const UpdateItem& item) const {
-      if (params.count == 0 || last->hyper != item.hyper || last->hyper_at != item.hyper_at ||
-          last->grad_scale != item.grad_scale)
+      if (params.count == 0 || last->hyper_at != item.hyper_at || last->grad_scale != item.grad_scale ||
+          (last->hyper != item.hyper && memcmp(last->hyper, item.hyper, sizeof(double) * kHypers<F<T>>) != 0))
         return false;
       bool same = last->number[0].after == item.number[0].after && last->max_norm == item.max_norm &&
                   last->decay == item.decay && last->rounding == item.rounding;
@@ -114,7 +117,7 @@ struct Update {
       for (int i = 0; i < kTensors<F<T>, extras>; ++i) {
         if (i >= 2 && i < 2 + kStates && !has_state(Present, i - 2)) continue;
         const int slot = slot_of<F<T>, Present>(i);
-        entry.data[slot] = tensor_of<F<T>>(item, i).data;
+        entry.data.set(slot, tensor_of<F<T>>(item, i).data);
         entry.set_dtype(slot, tensor_of<F<T>>(item, i).dtype);
       }
       if constexpr (extras) {

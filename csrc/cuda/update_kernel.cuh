@@ -67,11 +67,40 @@ struct EntryExtras<true> {
   bool averages;
 };
 
+// Where tensors lie, in six bytes each, so that more of them fit into a launch: addresses of a process have
+// 47 bits on x86-64, 48 on aarch64. Should one have more, its item is of Access::any, which keeps them whole.
+constexpr int kAddressBits = 48;
+
+template <int slots, bool whole>
+class EntryData {
+ public:
+  FUSESTEP_HD void* operator[](int slot) const {
+    return reinterpret_cast<void*>(uint64_t(high_[slot]) << 32 | low_[slot]);
+  }
+  void set(int slot, void* data) {
+    low_[slot] = uint32_t(uintptr_t(data));
+    high_[slot] = uint16_t(uint64_t(uintptr_t(data)) >> 32);
+  }
+
+ private:
+  uint32_t low_[slots];
+  uint16_t high_[slots];
+};
+template <int slots>
+class EntryData<slots, true> {
+ public:
+  FUSESTEP_HD void* operator[](int slot) const { return data_[slot]; }
+  void set(int slot, void* data) { data_[slot] = data; }
+
+ private:
+  void* data_[slots];
+};
+
 template <Access access, class F, bool extras, unsigned Present>
 struct UpdateEntry : EntryDtypes<slot_of<F, Present>(kTensors<F, extras>), access != Access::plain>,
                      EntryExtras<extras>,
                      EntryRows<F::by_rows> {
-  void* data[slot_of<F, Present>(kTensors<F, extras>)];
+  EntryData<slot_of<F, Present>(kTensors<F, extras>), access == Access::any> data;
   ChunkCount size;  // of the gradient
 };
 
@@ -114,10 +143,10 @@ struct Prepared {
   double grad_scale;
 };
 
-template <Access access, class T, class F, bool extras, unsigned Present>
+template <Access access, class T, class F, bool extras, unsigned Present, int bytes = kParamBytes>
 struct UpdateParams
     : Pool<UpdateEntry<access, F, extras, Present>, Setting<T, F, extras>,
-           kParamBytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 48> {
+           bytes - int(sizeof(Layouts<access, F, extras>)) - int(sizeof(CallExtras<extras>)) - 48> {
   CallExtras<extras> call;
   const Prepared<F>* prepared;  // one for each entry, or null: what the settings say
   const float* found_inf;       // or null

@@ -31,6 +31,8 @@ def set_num_threads(count: int) -> None:
 def _cuda_state() -> str:
     if importlib.util.find_spec("fusestep._cuda") is None:
         return "not built"
+    if why := _native.why_no_cuda():
+        return f"built; cannot run here: {why}"
     torch = sys.modules.get("torch")
     if torch is None:
         return "built; used for CUDA tensors of torch, which is not imported"
