@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-HUGE = 10**9  # elements, from which a case runs only if asked for
+HUGE = 10**9  # elements, from which a case of cost against size runs only if asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,11 @@ class Case:
     def bytes_moved(self) -> int:
         """If each byte is read once and written once; 0 where that says little."""
         return 0
+
+    @property
+    def is_huge(self) -> bool:
+        """Then only ours and torch's own are there: what several need would take what memory there is."""
+        return self.group == "size" and self.elements >= HUGE
 
     @property
     def input_bytes(self) -> int:

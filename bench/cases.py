@@ -64,8 +64,29 @@ def sizes() -> Iterator[Case]:
         yield StepCase("SGD", str(size), dtype=torch.bfloat16, group="size")
 
 
-def everything() -> list[Case]:
-    return [*losses(), *optimizers(), *sizes()]
+# On a device that copies terabytes a second: what is large enough to be more than a launch.
+HUGE_BATCH, LANGUAGE = (16384, 16384), (8192, 128256)
+CLASSES = [(262144, 256), (65536, 1000), (16384, 4096)]
+
+
+def on_cuda() -> Iterator[Case]:
+    """What is asked for there, beside the cases of every device."""
+    for op in POINTWISE:
+        yield LossCase(op, HUGE_BATCH)
+    yield LossCase("cross_entropy", LANGUAGE, dtype=torch.bfloat16, with_memory=True)
+    for shape in CLASSES:
+        for dtype in (torch.float32, torch.bfloat16):
+            yield LossCase("cross_entropy", shape, dtype=dtype)
+    for name in optimizer_names():
+        yield StepCase(name, "1G", with_memory=name == "Adam")
+    yield StepCase("SGD", "1G", (("momentum", 0.9),))
+    yield StepCase("Adam", "1000x64")
+    yield StepCase("Adam", "465x4096", apart=True)
+
+
+def everything(device: str = "cpu") -> list[Case]:
+    common = [*losses(), *optimizers(), *sizes()]
+    return common if device == "cpu" else [*on_cuda(), *common]
 
 
 def quick() -> list[Case]:

@@ -11,9 +11,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.run import PEERS, Result, Run
+from bench.peers import PEERS, label
+from bench.run import Result, Run
 
-COLORS = {"eager": "#4c72b0", "foreach": "#8172b3", "fused": "#55a868", "compile": "#dd8452"}
+COLORS = {
+    "eager": "#4c72b0",
+    "foreach": "#8172b3",
+    "fused": "#55a868",
+    "compile": "#dd8452",
+    "liger": "#937860",
+    "quack": "#da8bc3",
+    "bitsandbytes": "#8c8c8c",
+    "optimi": "#64b5cd",
+}
 OURS = "#c44e52"
 TICKS = [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100]
 
@@ -52,7 +62,7 @@ def _write(axes: Axes, title: str, note: str, path: Path) -> None:
 
 
 def speedups(run: Run, group: str, title: str, note: str, path: Path) -> None:
-    """Torch's time over ours, a bar for each peer, from 1 to the right where ours takes less."""
+    """A peer's time over ours, a bar for each, from 1 to the right where ours takes less."""
     results = _largest(run.results.values(), group)
     peers = [peer for peer in PEERS if any(peer in result.times for result in results)]
     axes = _axes(len(results), 0.1 + 0.14 * len(peers))
@@ -61,7 +71,7 @@ def speedups(run: Run, group: str, title: str, note: str, path: Path) -> None:
         known = [(at, ratio) for at, r in enumerate(results) if (ratio := run.metric(r, peer)) is not None]
         at = [row + (i - (len(peers) - 1) / 2) * thickness for row, _ in known]
         past_one = [ratio - 1 for _, ratio in known]
-        axes.barh(at, past_one, thickness, left=1, color=COLORS[peer], label=f"torch, {peer}")
+        axes.barh(at, past_one, thickness, left=1, color=COLORS[peer], label=label(peer))
         for y, (_, ratio) in zip(at, known, strict=True):
             side = {"ha": "left", "xytext": (3, 0)} if ratio >= 1 else {"ha": "right", "xytext": (-3, 0)}
             text = f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
@@ -75,10 +85,12 @@ def speedups(run: Run, group: str, title: str, note: str, path: Path) -> None:
     axes.set_xlim(
         min([0.8, *(0.8 * ratio for ratio in ratios)]), max([2, *(1.3 * ratio for ratio in ratios)])
     )
-    axes.set_xlabel("torch's time over ours, log scale", fontsize=8)
+    axes.set_xlabel("time over ours, log scale", fontsize=8)
     _name_rows(axes, results)
     if peers:
-        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(peers), frameon=False)
+        axes.legend(
+            fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(peers)), frameon=False
+        )
     _write(axes, title, note, path)
 
 

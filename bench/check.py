@@ -50,12 +50,13 @@ def loss(op: str, operands: Sequence[Tensor], value: Tensor, grad: Tensor | None
     chunks = _chunks(input)
     graded = {*range(0, len(chunks), -(-len(chunks) // MOST_GRADED)), len(chunks) - 1}
     for i, rows in enumerate(chunks):
-        part = [operand[rows].cpu() for operand in operands]
+        part = [operand[rows] for operand in operands]
         if grad is None or i not in graded:
-            with torch.no_grad():
+            with torch.no_grad():  # in float64 where they are
                 wide = (t.double() if t.is_floating_point() else t for t in part)
                 terms = theirs(op)(*wide, reduction="none")
         else:
+            part = [operand.cpu() for operand in part]
             shape = part[0].shape if op in POINTWISE else part[0].shape[:1]
             seed = torch.full(shape, 1 / count, dtype=torch.float64)
             single = [t.float() if t.is_floating_point() else t for t in part]
@@ -64,7 +65,7 @@ def loss(op: str, operands: Sequence[Tensor], value: Tensor, grad: Tensor | None
             largest = float(oracle[key].abs().max()) if (op, key) in DIFFERENCES else 0.0
             assert_accurate(grad[rows].cpu(), torchs, oracle[key], f"{op} {key}", largest)
             terms = oracle["loss"]
-        total, magnitude = total + terms.sum(), magnitude + terms.abs().sum()
+        total, magnitude = total + terms.sum().cpu(), magnitude + terms.abs().sum().cpu()
     mean = total / count
     assert_accurate(value.cpu(), mean.to(value.dtype), mean, f"{op} loss", float(magnitude / count))
 

@@ -14,9 +14,10 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from bench import check
-from bench.case import HUGE, Case
+from bench.case import Case
 from bench.measure import Contender, Contenders
-from cases import POINTWISE, SOFTMAX, loss_inputs, ours, public_name
+from bench.peers import LIBRARIES, Library
+from cases import SOFTMAX, loss_inputs, ours, public_name
 from definitions import sigmoid_focal_loss
 
 warnings.filterwarnings("ignore", "reduction: 'mean' divides the total loss")  # torch's, of each kl_div
@@ -44,14 +45,14 @@ def operands(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tenso
     """Those of the tests, with no row ignored."""
     if prod(shape) <= GENERATED:
         return _inputs(op, shape, dtype, ignored=0)
-    assert op in POINTWISE
-    return tuple(repeated(base, shape) for base in loss_inputs(op, (GENERATED // 8,), dtype))
+    rows = max(1, GENERATED // 8 // prod(shape[1:]))
+    return tuple(repeated(base, shape[0]) for base in loss_inputs(op, (rows, *shape[1:]), dtype))
 
 
-def repeated(base: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """As many of the numbers as there are, again and again."""
-    whole = torch.empty(shape, dtype=base.dtype)
-    for piece in whole.view(-1).split(base.numel()):
+def repeated(base: Tensor, rows: int) -> Tensor:
+    """As many rows as there are, again and again."""
+    whole = torch.empty((rows, *base.shape[1:]), dtype=base.dtype)
+    for piece in whole.split(len(base)):
         piece.copy_(base[: len(piece)])
     return whole
 
@@ -97,12 +98,7 @@ class LossCase(Case):
 
     @property
     def bytes_needed(self) -> int:
-        return (6 if self.has_peers else 4) * self.input_bytes
-
-    @property
-    def has_peers(self) -> bool:
-        """Beyond this, torch's temporaries would take what memory there is."""
-        return self.elements < HUGE
+        return (4 if self.is_huge else 6) * self.input_bytes
 
     def small(self) -> LossCase:
         return replace(self, shape=(8, 8))
@@ -128,16 +124,22 @@ class LoadedLoss:
             self._seed, self._rest, self._options = None, tuple(rest), {"reduction": "mean"}
         self._input = input.detach().requires_grad_(case.backward)
         makers = {"ours": self._contender(ours(case.op))}
-        if case.has_peers:
+        if not case.is_huge:
             makers["eager"] = self._contender(peer(case.op))
         if case.group != "size":
             makers["compile"] = self._compiled
+            for name, library in LIBRARIES.items():
+                if case.op in library.losses:
+                    makers[name] = partial(self._of, library)
         if case.against_labels:
             makers["labels"] = self._labels
         self.contenders = Contenders(makers)
 
     def _contender(self, function: Callable[..., Tensor]) -> Callable[[], Contender]:
         return lambda: Contender(partial(self._evaluate, function, self._rest))
+
+    def _of(self, library: Library) -> Contender:
+        return self._contender(library.loss(self._case.op))()
 
     def _compiled(self) -> Contender:
         function = torch.compile(partial(peer(self._case.op), **self._options), dynamic=False)

@@ -2,7 +2,8 @@
 
 Counted is resident memory as the kernel of the system sees it (VmHWM of /proc/self/status, reset through
 /proc/self/clear_refs), so temporaries, results and buffers kept for reuse all count, whoever allocates them.
-Each figure comes from a process of its own, in which nothing large was allocated and freed before.
+Each figure comes from a process of its own, in which nothing large was allocated and freed before. On a
+device it is what torch's allocator says.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import multiprocessing
 import re
 from pathlib import Path
 
+import torch
+
 from bench.case import Case
+from bench.device import synchronize
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def supported(device: str) -> bool:
-    return device == "cpu" and CLEAR.exists()
+    return device != "cpu" or CLEAR.exists()
 
 
 def _resident(which: str) -> int:
@@ -40,8 +44,25 @@ def _measure(case: Case, who: str) -> int:
     return peak - before
 
 
-def peak(case: Case, who: str) -> int:
+def _on_device(case: Case, who: str, device: str) -> int:
+    module = torch.get_device_module(device)
+    contender = case.load(device).contenders[who]
+    if case.has_state:
+        contender.call()
+    synchronize(device)
+    module.reset_peak_memory_stats()
+    before = module.memory_allocated()
+    kept = contender.call()
+    synchronize(device)
+    peak = module.max_memory_allocated()
+    del kept
+    return int(peak - before)
+
+
+def peak(case: Case, who: str, device: str) -> int:
     """Bytes beyond operands, parameters and states."""
+    if device != "cpu":
+        return _on_device(case, who, device)
     # Forked from a server that has imported everything, and run nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.losses", "bench.steps"])

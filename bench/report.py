@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.run import PEERS, Result, Run
-from bench.targets import TARGETS
+from bench.run import Result, Run
 
 NAME = 52
-HEAD = (
-    f"{'case':{NAME}} {'ours ms':>9} "
-    + " ".join(f"{peer:>8}" for peer in PEERS)
-    + f" {'bandwidth':>9} {'memory':>7} {'torchs':>7}  targets"
-)
 LEGEND = """\
-eager, foreach, fused, compile: torch's time over ours.
+eager, foreach, fused, compile: torch's time over ours; liger, quack, bitsandbytes, optimi: theirs.
 bandwidth: share of what a copy (losses) or an update in place (optimizers) reaches in turns with it.
 memory, torchs: peak of a call beyond operands and states, ours and eager; in inputs or parameters."""
 
@@ -24,15 +19,25 @@ def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def row(run: Run, result: Result) -> str:
-    """A line of the table."""
-    ratios = " ".join(f"{_cell(run.metric(result, peer), '.2f'):>8}" for peer in PEERS)
+def _columns(cells: Iterable[str]) -> str:
+    return " ".join(f"{cell:>8}" for cell in cells)
+
+
+def head(peers: Sequence[str]) -> str:
+    """The first line of the table."""
+    rest = f"{'bandwidth':>9} {'memory':>7} {'torchs':>7}  targets"
+    return f"{'case':{NAME}} {'ours ms':>9} {_columns(peer[:8] for peer in peers)} {rest}"
+
+
+def row(run: Run, result: Result, peers: Sequence[str]) -> str:
+    """Another line of it."""
+    ratios = _columns(_cell(run.metric(result, peer), ".2f") for peer in peers)
     share = _cell(run.metric(result, "share"), ".0%")
     peaks = [
         _cell(result.peaks.get(who, None) and result.peaks[who] / result.case.input_bytes, ".2f")
         for who in ("ours", "eager")
     ]
-    asked = [target for target in TARGETS if target.covers(result.case.name)]
+    asked = [target for target in run.targets if target.covers(result.case.name)]
     marks = []
     for target in asked:
         value = run.metric(result, target.metric)
@@ -45,7 +50,7 @@ def row(run: Run, result: Result) -> str:
 def targets(run: Run) -> str:
     """Every target with a measured case: what was asked, the worst case, whether all cases met it."""
     lines = [f"{'target':46} {'asked':>32} {'measured':>9}  outcome"]
-    for target in TARGETS:
+    for target in run.targets:
         values = {
             name: value
             for name, result in run.results.items()

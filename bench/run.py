@@ -13,8 +13,8 @@ from bench.bandwidth import Bandwidth
 from bench.case import Case
 from bench.device import available_bytes
 from bench.measure import Budget, Times, interleave
+from bench.targets import targets_for
 
-PEERS = ("eager", "foreach", "fused", "compile")
 # Bytes of the input or of the parameters: smaller ones may live in a cache, of which a copy in memory says
 # nothing.
 OUT_OF_CACHE = 3 * 10**7
@@ -61,7 +61,7 @@ def measure(
     if case.bandwidth in times:
         result.bandwidth = bandwidth.of(case.bandwidth, times.pop(case.bandwidth))
     if with_memory and case.with_memory and memory.supported(device):
-        result.peaks = {who: memory.peak(case, who) for who in ("ours", "eager") if who in times}
+        result.peaks = {who: memory.peak(case, who, device) for who in ("ours", "eager") if who in times}
     return result
 
 
@@ -70,6 +70,7 @@ class Run:
 
     def __init__(self, device: str, bandwidth: Bandwidth) -> None:
         self.device, self.bandwidth = device, bandwidth
+        self.targets = targets_for(device)
         self.results: dict[str, Result] = {}
         self.skipped: list[str] = []
 

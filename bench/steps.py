@@ -19,6 +19,7 @@ from bench import check
 from bench.case import Case
 from bench.losses import GENERATED, repeated
 from bench.measure import Contender, Contenders
+from bench.peers import LIBRARIES, Library
 from cases import bytes_per_element, torch_optimizer
 
 LAYERS = [(1, 4), (4, 5), (5, 8), (8, 5), (5, 1)]  # inputs and outputs: 132 parameters
@@ -26,7 +27,10 @@ SIZES = [*(10**power for power in range(3, 10)), 2**31 + 2**20]
 MODELS: dict[str, list[tuple[int, ...]]] = {
     "64M": [(2**24,)] * 4,
     "4M": [(2**20,)] * 4,
+    "1G": [(2**28,)] * 4,
     "100x64": [(64,)] * 100,
+    "1000x64": [(64,)] * 1000,
+    "465x4096": [(4096,)] * 465,
     "MLP132": [shape for inputs, outputs in LAYERS for shape in ((outputs, inputs), (outputs,))],
     **{str(size): [(size,)] for size in SIZES},
 }
@@ -42,7 +46,7 @@ def with_gradients(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device
 
     def random(shape: tuple[int, ...]) -> Tensor:
         if prod(shape) > GENERATED:
-            return repeated(random((GENERATED // 8,)), shape).to(device)
+            return repeated(random((GENERATED // 8,)), *shape).to(device)
         return torch.randn(shape, generator=generator, dtype=dtype).to(device)
 
     params = [Parameter(random(shape)) for shape in shapes]
@@ -64,11 +68,13 @@ class StepCase(Case):
     optimizer: str
     model: str
     options: tuple[tuple[str, Any], ...] = ()
+    apart: bool = False  # a parameter group for each tensor
     group: str = field(default="optimizer", kw_only=True)
 
     @property
     def subject(self) -> str:
-        return " ".join([self.optimizer, *(key for key, _ in self.options)])
+        groups = ["in groups"] if self.apart else []
+        return " ".join([self.optimizer, *(key for key, _ in self.options), *groups])
 
     @property
     def charted(self) -> bool:
@@ -95,6 +101,7 @@ class StepCase(Case):
         per_element = bytes_per_element(self.optimizer, dict(self.options), self.dtype)
         states = (per_element // self.dtype.itemsize - 3) // 2
         contenders, temporaries = (2, 0) if self.group == "size" else (5, 6)
+        contenders += sum(self.optimizer in of.optimizers and of.installed for of in LIBRARIES.values())
         return (2 + contenders * states + temporaries) * self.input_bytes
 
     @property
@@ -128,7 +135,8 @@ class LoadedStep:
         name, options = self._case.optimizer, dict(self._case.options)
 
         def contender(make: Make, **flags: bool) -> Contender:
-            return Contender(make(self._params, **options, **flags).step)
+            params = [{"params": [param]} for param in self._params] if self._case.apart else self._params
+            return Contender(make(params, **options, **flags).step)
 
         def compiled() -> Contender:
             return Contender(torch.compile(contender(torch_optimizer(name)).call, dynamic=False))
@@ -137,7 +145,15 @@ class LoadedStep:
         makers["eager"] = partial(contender, torch_optimizer(name))
         for flag in self._case.flags:
             makers[flag] = partial(contender, torch_optimizer(name), **{flag: True})
-        return Contenders(makers | ({"compile": compiled} if self._case.compiles else {}))
+        if self._case.compiles:
+            makers["compile"] = compiled
+        for library, of in LIBRARIES.items():
+            if name in of.optimizers and not self._case.is_huge:
+                makers[library] = partial(self._of, of, contender)
+        return Contenders(makers)
+
+    def _of(self, library: Library, contender: Callable[[Make], Contender]) -> Contender:
+        return contender(library.optimizer(self._case.optimizer))
 
     def check(self) -> None:
         case = self._case

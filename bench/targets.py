@@ -58,7 +58,7 @@ _UNFUSED = tuple(
 )
 _LARGE = tuple(f"{name} {size} bfloat16 *" for name in ("mse_loss", "SGD") for size in (10**9, 2**31 + 2**20))
 
-TARGETS = [
+CPU_TARGETS = [
     Target("pointwise losses, 4096×4096", _POINTWISE, "eager", 7),
     Target("pointwise losses, 4096×4096", _POINTWISE, "compile", 3.5),
     Target("pointwise losses, 4096×4096", _POINTWISE, "share", 0.75),
@@ -96,3 +96,30 @@ TARGETS = [
     Target("L-BFGS, 1 M parameters", ("LBFGS 1000k *",), "eager", 2),
     Target("cost against size: linear, no cliff", _LARGE, "growth", 1.5, True),
 ]
+
+_CUDA_LOSSES = _each(POINTWISE, "16384x16384 float32 fwd+bwd")
+_LANGUAGE = ("cross_entropy 8192x128256 bfloat16 fwd+bwd",)
+_CLASSES = tuple(
+    f"cross_entropy {shape} {dtype} fwd+bwd"
+    for shape in ("262144x256", "65536x1000", "16384x4096")
+    for dtype in ("float32", "bfloat16")
+)
+_DENSE = ("Adam", "AdamW", "Adagrad", "SGD", "SGD momentum")  # torch has a fused kernel
+_NEVER_FUSED = ("RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop")
+
+# Of an H200.
+CUDA_TARGETS = [
+    Target("pointwise losses, 16384×16384", _CUDA_LOSSES, "share", 0.9),
+    Target("cross-entropy, bf16, 8192×128256", _LANGUAGE, "share", 0.85),
+    Target("cross-entropy, bf16, 8192×128256", _LANGUAGE, "eager", 3),
+    Target("cross-entropy, bf16, 8192×128256", _LANGUAGE, "peak", 1.05, True),
+    Target("cross-entropy, 256 to 4096 classes", _CLASSES, "share", 0.7),
+    Target("dense optimizers, 1 G", _each((*_DENSE, *_NEVER_FUSED, "Lion"), "1G *"), "share", 0.9),
+    Target("Adam, AdamW, Adagrad, SGD, 1 G", _each(_DENSE, "1G *"), "fused", 1),
+    Target("rules without a fused kernel in torch, 1 G", _each(_NEVER_FUSED, "1G *"), "foreach", 2.5),
+    Target("Adam, 1000 tensors × 64", ("Adam 1000x64 *",), "fused", 3),
+]
+
+
+def targets_for(device: str) -> list[Target]:
+    return CPU_TARGETS if device == "cpu" else CUDA_TARGETS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from bench.bandwidth import Bandwidth
 from bench.lbfgs import LBFGSCase
 from bench.losses import LossCase
 from bench.measure import Budget, Contender, Times, interleave
+from bench.peers import LIBRARIES, TORCH, available
 from bench.run import Result, Run, measure, shows_share
 from bench.steps import MODELS, PipelineCase, SparseCase, StepCase
-from bench.targets import TARGETS, Target
+from bench.targets import Target, targets_for
 from cases import LOSSES, SOFTMAX, bytes_per_element, optimizer_names
 from toolchain import ROOT
 
@@ -48,7 +50,10 @@ def run() -> Run:
 # ---- nothing is left out ----
 
 
-@pytest.mark.parametrize("listed", [cases.everything(), cases.quick()], ids=["full", "quick"])
+DEVICES = ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("listed", [*map(cases.everything, DEVICES), cases.quick()], ids=[*DEVICES, "quick"])
 def test_every_loss_and_optimizer_has_a_case(listed: list[Any]) -> None:
     names = [case.name for case in listed]
     assert len(set(names)) == len(names)
@@ -63,17 +68,20 @@ def test_every_loss_is_timed_with_and_without_its_gradient() -> None:
             assert {f"{case.name.removesuffix('+bwd')}", f"{case.name.removesuffix('+bwd')}+bwd"} <= names
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_every_target_has_its_cases(target: Target) -> None:
-    names = [case.name for case in cases.everything()]
+@pytest.mark.parametrize(
+    ("device", "target"), [(device, target) for device in DEVICES for target in targets_for(device)], ids=str
+)
+def test_every_target_has_its_cases(device: str, target: Target) -> None:
+    names = [case.name for case in cases.everything(device)]
     for pattern in target.patterns:
         alone = dataclasses.replace(target, patterns=(pattern,))
         assert sum(map(alone.covers, names)) == 1, f"{pattern} fits not one case"
 
 
-def test_targets_ask_for_what_is_measured() -> None:
-    for target in TARGETS:
-        for case in filter(lambda case: target.covers(case.name), cases.everything()):
+@pytest.mark.parametrize("device", DEVICES)
+def test_targets_ask_for_what_is_measured(device: str) -> None:
+    for target in targets_for(device):
+        for case in filter(lambda case: target.covers(case.name), cases.everything(device)):
             if target.metric == "share":
                 assert shows_share(case), f"{case.name} has no share of the bandwidth"
             elif target.metric == "peak":
@@ -184,12 +192,76 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_not() -> None:
         interleave({"ours": Contender(fail)}, ONCE, "cpu")
 
 
+# With the signatures of liger-kernel 0.8.5, quack-kernels 0.6.5, bitsandbytes 0.50.2 and torch-optimi 0.3.3.
+STAND_INS = {
+    "liger_kernel/transformers/functional.py": """
+from torch.nn.functional import cross_entropy, kl_div
+def liger_cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
+                        reduction="mean"):
+    return cross_entropy(input, target, weight, reduction=reduction)
+def liger_kl_div(input, target, size_average=True, reduce=True, reduction="mean", log_target=False):
+    return kl_div(input, target, reduction=reduction, log_target=log_target)
+def liger_softmax(x):
+    return x.softmax(-1)
+""",
+    "quack/cross_entropy.py": """
+import torch
+def cross_entropy(x, target, lse_partial=None, weight=None, ignore_index=-100, reduction="mean"):
+    assert lse_partial is None
+    return torch.nn.functional.cross_entropy(x, target, weight, reduction=reduction)
+""",
+    "quack/softmax.py": "def softmax(x):\n    return x.softmax(-1)\n",
+    "bitsandbytes/optim.py": """
+from torch.optim import SGD as T, Adam, AdamW, RMSprop, Adagrad
+class SGD(T):
+    def __init__(self, params, lr, momentum=0):
+        super().__init__(params, lr=lr, momentum=momentum)
+""",
+    "optimi/__init__.py": """
+import torch
+def _of(name):
+    def make(params, lr, triton=None, **options):
+        assert triton
+        return getattr(torch.optim, name)(params, lr, **options)
+    return make
+Adam, AdamW, RAdam, SGD = map(_of, ("Adam", "AdamW", "RAdam", "SGD"))
+""",
+}
+
+
+def test_other_libraries_are_timed_where_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, text in STAND_INS.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert available("cpu") == list(TORCH)
+    assert available("cuda") == [*TORCH, *LIBRARIES]
+    timed: dict[str, set[str]] = {name: set() for name in LIBRARIES}
+    small = [case for case in SMALL if case.group in ("loss", "optimizer") and case.dtype is torch.float32]
+    for case in small:
+        contenders = case.load("cpu").contenders.among(LIBRARIES)
+        times, missing = interleave(contenders, ONCE, "cpu") if contenders else ({}, {})
+        assert not missing
+        for library in times:
+            timed[library].add(case.subject.split()[0])
+    for name, library in LIBRARIES.items():
+        assert timed[name] == {*library.losses, *library.optimizers}
+        sys.modules.pop(library.module, None)
+
+
+def test_a_library_that_is_not_installed_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert available("cuda") == list(TORCH)
+
+
 # ---- what it says ----
 
 
 def test_a_run_writes_table_csv_and_charts(run: Run, tmp_path: Path) -> None:
     peers = ["eager", "foreach", "fused"]
-    lines = [report.row(run, result) for result in run.measure(SMALL, peers, ONCE)]
+    lines = [report.row(run, result, peers) for result in run.measure(SMALL, peers, ONCE)]
     assert [line.split("  ")[0] for line in lines] == [case.name for case in SMALL]
     about = command.machine("cpu")
     report.write_csv(run, about, tmp_path / "results.csv")
@@ -225,7 +297,7 @@ def test_metrics_and_targets(run: Run) -> None:
     assert run.metric(result(soft, ours=0.2, labels=0.0345), "labels") == pytest.approx(2, abs=0.01)
     run.results = {case.name: fast}
     assert "8.00×  met" in report.targets(run)
-    assert "≥ 7× eager met" in report.row(run, fast)
+    assert "≥ 7× eager met" in report.row(run, fast, ["eager"])
     run.results = {case.name: result(case, ours=0.5, eager=2.0)}
     assert f"MISSED by 1 of 1: worst {case.name}" in report.targets(run)
     small, large = (LossCase("mse_loss", (n,), dtype=torch.bfloat16, group="size") for n in (10**8, 10**9))
@@ -243,7 +315,7 @@ def test_what_does_not_fit_in_memory_is_skipped_and_said(run: Run, monkeypatch: 
 def test_peak_memory_of_a_loss() -> None:
     """At least the gradient; and a dozen times the input is what nobody needs."""
     case = LossCase("mse_loss", (4096, 4096))
-    assert 0.99 <= memory.peak(case, "ours") / case.input_bytes <= 12
+    assert 0.99 <= memory.peak(case, "ours", "cpu") / case.input_bytes <= 12
 
 
 def test_cases_are_chosen_by_name_and_dtype(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ __all__: list[str] = [
     "step",
     "threading",
     "use_exchange_api",
+    "why_no_cuda",
 ]
 
 class Unsupported(TypeError):
@@ -166,3 +167,7 @@ def threading() -> str:
     """
 
 def use_exchange_api(use: bool) -> None: ...
+def why_no_cuda(device: typing.SupportsInt | typing.SupportsIndex = 0) -> str:
+    """
+    Why CUDA kernels cannot run on a device of this machine; empty if they can.
+    """
