@@ -29,7 +29,7 @@ MOST = {
     r"pointwise_kernel<packed": 104,
     r"update_kernel<(plain|packed), false": 64,
     r"update_kernel<packed, true": 80,
-    r"_kernel<HeldRow<\w+, 8, false>": 80,
+    r"_kernel<HeldRow<\w+, 8, false, true>": 80,
     r"norm_kernel": 64,
     r"": 128,
 }

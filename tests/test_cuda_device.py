@@ -110,6 +110,22 @@ def test_gradscaler_stays_on_the_device(name: str, options: dict[str, Any], extr
     assert torch.isfinite(mine[0]).all()
 
 
+@pytest.mark.parametrize(("groups", "tensors"), [(465, 1), (1, 1000)])
+def test_many_tensors_take_one_launch(groups: int, tensors: int) -> None:
+    """Each group with a learning rate of its own."""
+    params = [[Parameter(torch.randn(64, device="cuda")) for _ in range(tensors)] for _ in range(groups)]
+    optimizer = optim.Adam([{"params": own, "lr": 1e-3 * (i + 1)} for i, own in enumerate(params)])
+    for own in params:
+        for param in own:
+            param.grad = torch.randn_like(param)
+    optimizer.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        optimizer.step()
+        torch.cuda.synchronize()
+    assert sum("update_kernel" in event.name for event in profile.events()) == 1
+    native_only("adam")
+
+
 def test_two_streams_do_not_share_partial_sums() -> None:
     x = [torch.randn(1 << 22, device="cuda") for _ in range(2)]
     right = [F.mse_loss(a, torch.zeros_like(a)) for a in x]

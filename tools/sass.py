@@ -25,7 +25,7 @@ class Kernel:
     """A kernel for one architecture."""
 
     arch: str
-    name: str  # such as `rowwise_kernel<HeldRow<float, 8, false>, CrossEntropyLoss<float>>`
+    name: str  # such as `rowwise_kernel<HeldRow<float, 8, false, true>, CrossEntropyLoss<float>>`
     registers: int
     stack: int  # bytes; spilled registers lie there
     local: int
