@@ -6,7 +6,6 @@ import warnings
 from functools import partial
 
 import torch
-import torch.nn.functional as torch_functional
 from torch import Tensor
 from torch.nn import _reduction
 
@@ -14,6 +13,7 @@ from fusestep.nn import _reference
 from fusestep.nn._autograd import run_torch
 from fusestep.nn._call import autocast_enabled
 from fusestep.nn._elementwise import elementwise, fits, legacy, need_tensors
+from fusestep.nn._torchs import functional as torch_functional
 
 __all__ = [
     "binary_cross_entropy",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as torch_functional
 from torch import Tensor
+
+from fusestep.nn._torchs import functional as torch_functional
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:

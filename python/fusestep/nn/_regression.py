@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from fusestep.nn import _reference
 from fusestep.nn._autograd import run_torch
 from fusestep.nn._elementwise import elementwise, legacy, need_tensors
+from fusestep.nn._torchs import functional as torch_functional
 
 __all__ = [
     "gaussian_nll_loss",

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from fusestep.nn import _reference
 from fusestep.nn._autograd import run, run_torch, why_torch
 from fusestep.nn._call import FLOATING, LossCall, autocast_dtype, autocast_enabled
 from fusestep.nn._elementwise import legacy
+from fusestep.nn._torchs import functional as torch_functional
 
 __all__ = ["cross_entropy", "multi_margin_loss", "nll_loss"]
 

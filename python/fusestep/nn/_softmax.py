@@ -6,13 +6,13 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as torch_functional
 from torch import Tensor
 
 from fusestep import _native
 from fusestep._stats import count_native, count_torch
 from fusestep.nn._autograd import is_batched, run_torch, why_torch
 from fusestep.nn._call import FLOATING, HALF, autocast_dtype, empty_like
+from fusestep.nn._torchs import functional as torch_functional
 
 __all__ = ["log_softmax", "softmax"]
 

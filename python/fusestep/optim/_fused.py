@@ -42,6 +42,11 @@ def unobserved(step: _Step) -> _Step:
     return cast(_Step, step_of)
 
 
+def unhooked(step: Any) -> Any:
+    """A ``step`` without what runs hooks and the profiler: torch wraps that of every class it makes."""
+    return step.__wrapped__ if getattr(step, "hooked", False) else step
+
+
 class FusedStep(torch.optim.Optimizer):
     """Mixed in before an optimizer class of torch, replaces its ``step``.
 
@@ -83,11 +88,8 @@ class FusedStep(torch.optim.Optimizer):
 
     def _torch_step(self, closure: Callable[[], Any] | None, zero_grad: bool = False) -> Any:
         """The step of torch's class."""
-        step = super().step
-        # torch wraps the step of every class it has made an instance of, to run hooks and the profiler;
-        # ours is wrapped already.
-        inner = getattr(step, "__wrapped__", None) if getattr(step, "hooked", False) else None
-        return step(closure) if inner is None else inner(self, closure)
+        step: Any = super().step  # ours has seen hooks and profiler already
+        return unhooked(step.__func__)(self, closure)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load options and states, as torch does, but keep wide states of 16-bit parameters wide.

@@ -1,0 +1,217 @@
+"""Accelerate torch itself: a program that has never heard of fusestep runs on its kernels.
+
+NOTE [in place]: nothing that a program can hold becomes an object of ours. A function of
+``torch.nn.functional`` is replaced by a wrapper with its name, in that module and wherever a module has
+imported it by name; torch's loss modules call the functions, so they need nothing. Of the classes of
+``torch.optim`` only ``step`` is replaced. It runs ours on a twin of the optimizer: an instance of our class
+that shares its ``__dict__``, so parameters, options and states are the optimizer's own. Types, pickles,
+checkpoints and hooks stay torch's, also those of objects made before.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+import fusestep.nn.functional as functional
+import fusestep.optim as optim
+from fusestep.optim._fused import FusedStep, unhooked, unobserved
+
+Function = Callable[..., Any]
+
+
+@dataclass
+class Usage:
+    """How often a function or a step was called, and seconds inside."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Installation:
+    active: bool = False
+    usage: dict[str, Usage] | None = None  # by name, if somebody wants a report
+    steps: dict[type, Any] = field(default_factory=dict)  # what `step` was, of torch's classes
+
+
+_now = _Installation()
+
+
+class Installed:
+    """What :func:`install` returns, for a ``with`` block."""
+
+    def __init__(self, first: bool) -> None:
+        self._first = first
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._first:
+            uninstall()
+
+
+def install() -> Installed:
+    """Let torch's own losses and optimizers run on the kernels of fusestep, everywhere in this process.
+
+    Functions of ``torch.nn.functional``, modules of ``torch.nn`` that call them, and optimizers of
+    ``torch.optim`` keep their names, types, options, pickles and checkpoints, those made before included.
+    A function that somebody holds otherwise than under a name of a module, in a list, say, stays torch's.
+    A second call changes nothing. Processes that are spawned start without.
+
+    Returns:
+        A context manager: at the end of a ``with`` block, :func:`uninstall` is called, unless something was
+        installed before it.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is not installed.
+    """
+    first = not _now.active
+    if first:
+        _now.active = True
+        _rebind(FUNCTIONS)
+        for theirs in OPTIMIZERS:
+            if "step" in vars(theirs):
+                _now.steps[theirs] = vars(theirs)["step"]
+                theirs.step = _step_of(theirs)  # type: ignore[attr-defined]
+    return Installed(first)
+
+
+def uninstall() -> None:
+    """Undo :func:`install`. Optimizers and models made meanwhile go on with torch's own code."""
+    if not _now.active:
+        return
+    _now.active = False
+    _rebind({wrapper: torchs for torchs, wrapper in FUNCTIONS.items()})
+    for theirs, step in _now.steps.items():
+        theirs.step = step  # type: ignore[attr-defined]
+    _now.steps.clear()
+    _twins.clear()
+
+
+def measure() -> dict[str, Usage]:
+    """From now on count calls, and the time they take, by name."""
+    _now.usage = {}
+    return _now.usage
+
+
+def _timed(name: str, call: Function, *args: Any, **kwargs: Any) -> Any:
+    start = perf_counter()
+    try:
+        return call(*args, **kwargs)
+    finally:
+        assert _now.usage is not None
+        usage = _now.usage.setdefault(name, Usage())
+        usage.calls += 1
+        usage.seconds += perf_counter() - start
+
+
+# ---- functions ----
+
+
+def _wrapper_of(torchs: Function, ours: Function) -> Function:
+    warns = "_stacklevel" in inspect.signature(torchs).parameters  # the third, of softmax
+
+    @functools.wraps(torchs)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if not _now.active:
+            return torchs(*args, **kwargs)
+        if warns and len(args) < 3:  # the caller of this function is the one to be warned
+            kwargs["_stacklevel"] = kwargs.get("_stacklevel", 3) + 1
+        if _now.usage is None:
+            return ours(*args, **kwargs)
+        return _timed(torchs.__name__, ours, *args, **kwargs)
+
+    function.__prepare_scriptable__ = lambda: torchs  # type: ignore[attr-defined]  # TorchScript reads its source
+    return function
+
+
+def _wrappers() -> dict[Function, Function]:
+    """Of those functions of torch that have kernels here."""
+    named = {name: getattr(torch.nn.functional, name, None) for name in functional.KERNELS}
+    return {
+        torchs: _wrapper_of(torchs, getattr(functional, name))
+        for name, torchs in named.items()
+        if torchs is not None
+    }
+
+
+FUNCTIONS = _wrappers()
+
+
+def _rebind(replacements: dict[Function, Function]) -> None:
+    """In ``torch.nn.functional``, and where modules of others have imported functions by name."""
+    by_id = {id(old): new for old, new in replacements.items()}
+    for name, module in list(sys.modules.items()):
+        package = name.partition(".")[0]
+        if package == "fusestep" or (package == "torch" and name != "torch.nn.functional"):
+            continue
+        namespace = getattr(module, "__dict__", None)
+        for key, value in list(namespace.items()) if isinstance(namespace, dict) else ():
+            if id(value) in by_id:
+                namespace[key] = by_id[id(value)]  # type: ignore[index]
+
+
+# ---- optimizers ----
+
+
+def _classes() -> dict[type, type[FusedStep]]:
+    """Our class for each of torch's that has one."""
+    named = {getattr(torch.optim, name, None): getattr(optim, name) for name in optim.KERNELS}
+    return {theirs: ours for theirs, ours in named.items() if theirs is not None}
+
+
+OPTIMIZERS = _classes()
+_kinds: WeakKeyDictionary[type, type[FusedStep] | None] = WeakKeyDictionary()  # of twins
+_twins: WeakKeyDictionary[torch.optim.Optimizer, FusedStep] = WeakKeyDictionary()
+
+
+def _kind_of_twin(kind: type) -> type[FusedStep] | None:
+    """None for a class of ours, and for one that changes how torch's step works inside."""
+    if issubclass(kind, FusedStep):
+        return None
+    theirs = next(base for base in kind.__mro__ if base in OPTIMIZERS)
+    inner = (name for name in dir(theirs) if name.startswith("_") and not name.startswith("__"))
+    if any(getattr(kind, name) is not getattr(theirs, name) for name in inner):
+        return None
+    return OPTIMIZERS[theirs]
+
+
+def _twin_of(optimizer: torch.optim.Optimizer) -> FusedStep | None:
+    twin = _twins.get(optimizer)
+    if twin is None or twin.__dict__ is not optimizer.__dict__:
+        if type(optimizer) not in _kinds:
+            _kinds[type(optimizer)] = _kind_of_twin(type(optimizer))
+        kind = _kinds[type(optimizer)]
+        if kind is None:
+            return None
+        twin = _twins[optimizer] = kind.__new__(kind)
+        twin.__dict__ = optimizer.__dict__
+    return twin
+
+
+def _step_of(theirs: type) -> Function:
+    torchs = unhooked(vars(theirs)["step"])
+
+    @functools.wraps(torchs)
+    def step(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        twin = None
+        if _now.active and not torch.compiler.is_compiling():
+            twin = _twin_of(self)
+        if twin is None:
+            return torchs(self, *args, **kwargs)
+        ours = unhooked(type(twin).step)
+        if _now.usage is None:
+            return ours(twin, *args, **kwargs)
+        return _timed(f"{type(self).__name__}.step", ours, twin, *args, **kwargs)
+
+    return unobserved(step)

@@ -1,0 +1,38 @@
+"""What ``--report`` prints when the process ends."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from time import perf_counter
+
+from fusestep import _install
+from fusestep._stats import stats
+
+
+def at_exit() -> None:
+    """Measure from now on, and print to stderr after all that the script does at its own exit."""
+    usage, start = _install.measure(), perf_counter()
+
+    def show() -> None:
+        print(table(usage, perf_counter() - start), file=sys.stderr)
+
+    atexit.register(show)
+
+
+def table(usage: dict[str, _install.Usage], seconds: float) -> str:
+    """Calls and their time, by name; then which kernels ran, and why torch's own code did."""
+    spent = sum(one.seconds for one in usage.values())
+    lines = [f"fusestep: {spent:.3f} of {seconds:.3f} seconds in losses (without backward) and steps"]
+    if usage:
+        lines.append(f"  {'':28} {'calls':>9} {'seconds':>9}")
+    for name, one in sorted(usage.items(), key=lambda item: -item[1].seconds):
+        lines.append(f"  {name:28} {one.calls:9} {one.seconds:9.3f}")
+    counts = stats()
+    if counts:
+        lines.append(f"  {'kernel':28} {'ours':>9} {'torch':>9}")
+    for op, count in counts.items():
+        reasons: dict[str, int] = count["torch"]  # type: ignore[assignment]
+        why = "; ".join(f"{reason}: {times}" for reason, times in reasons.items())
+        lines.append(f"  {op:28} {count['native']:9} {sum(reasons.values()):9}  {why}".rstrip())
+    return "\n".join(lines)
