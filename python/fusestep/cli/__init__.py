@@ -48,7 +48,11 @@ def _carried_out(command: Callable[[], int]) -> int:
 
 
 def needs_torch(what: str) -> None:
-    if importlib.util.find_spec("torch") is None:
+    try:
+        found = importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):  # somebody has seen to that
+        found = False
+    if not found:
         raise Failure(f"{what} needs PyTorch, which is not installed: pip install torch")
 
 

@@ -24,15 +24,16 @@ def table(usage: dict[str, _install.Usage], seconds: float) -> str:
     """Calls and their time, by name; then which kernels ran, and why torch's own code did."""
     spent = sum(one.seconds for one in usage.values())
     lines = [f"fusestep: {spent:.3f} of {seconds:.3f} seconds in losses (without backward) and steps"]
-    if usage:
-        lines.append(f"  {'':28} {'calls':>9} {'seconds':>9}")
-    for name, one in sorted(usage.items(), key=lambda item: -item[1].seconds):
-        lines.append(f"  {name:28} {one.calls:9} {one.seconds:9.3f}")
     counts = stats()
+    width = max(map(len, ["kernel", *usage, *counts]))
+    if usage:
+        lines.append(f"  {'':{width}} {'calls':>9} {'seconds':>9}")
+    for name, one in sorted(usage.items(), key=lambda item: -item[1].seconds):
+        lines.append(f"  {name:{width}} {one.calls:9} {one.seconds:9.3f}")
     if counts:
-        lines.append(f"  {'kernel':28} {'ours':>9} {'torch':>9}")
+        lines.append(f"  {'kernel':{width}} {'ours':>9} {'torch':>9}")
     for op, count in counts.items():
         reasons: dict[str, int] = count["torch"]  # type: ignore[assignment]
         why = "; ".join(f"{reason}: {times}" for reason, times in reasons.items())
-        lines.append(f"  {op:28} {count['native']:9} {sum(reasons.values()):9}  {why}".rstrip())
+        lines.append(f"  {op:{width}} {count['native']:9} {sum(reasons.values()):9}  {why}".rstrip())
     return "\n".join(lines)
