@@ -12,10 +12,10 @@ from bench import ROOT, cases, charts, report
 from bench.bandwidth import Bandwidth
 from bench.case import Case
 from bench.device import cores, machine
-from bench.measure import Budget
 from bench.peers import PEERS, available
 from bench.run import Run
 from bench.targets import targets_for
+from fusestep._timing import Budget
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import statistics
 
 import torch
 
-from bench.measure import Contender, Times
+from fusestep._timing import Contender, Times
 
 ELEMENTS = 2**26  # 256 MiB in float32, far beyond any cache of one core
 

@@ -1,4 +1,4 @@
-"""What differs between devices: when work is done, and what the machine is."""
+"""What differs between devices: the memory there is, and what the machine is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ import torch
 
 import fusestep
 from bench import ROOT
-
-
-def synchronize(device: str) -> None:
-    """Wait until everything asked for so far is done."""
-    if device != "cpu":
-        torch.get_device_module(device).synchronize()
 
 
 def cores() -> int:

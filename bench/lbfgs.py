@@ -13,7 +13,7 @@ from torch.nn import Parameter
 import fusestep.optim as optim
 from bench import check
 from bench.case import Case
-from bench.measure import Contender, Contenders
+from fusestep._timing import Contender, Contenders
 
 ENDLESS = {"tolerance_grad": 0.0, "tolerance_change": 0.0}  # it does not stop before the last iteration
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from bench import check
 from bench.case import Case
-from bench.measure import Contender, Contenders
 from bench.peers import LIBRARIES, Library
 from cases import SOFTMAX, loss_inputs, ours, public_name
 from definitions import sigmoid_focal_loss
+from fusestep._timing import Contender, Contenders
 
 warnings.filterwarnings("ignore", "reduction: 'mean' divides the total loss")  # torch's, of each kl_div
 GENERATED = 2**27  # elements; more than that repeat themselves

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.case import Case
-from bench.device import synchronize
+from fusestep._timing import synchronize
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -12,8 +12,8 @@ from bench import memory
 from bench.bandwidth import Bandwidth
 from bench.case import Case
 from bench.device import available_bytes
-from bench.measure import Budget, Times, interleave
 from bench.targets import targets_for
+from fusestep._timing import Budget, Times, interleave
 
 # Bytes of the input or of the parameters: smaller ones may live in a cache, of which a copy in memory says
 # nothing.

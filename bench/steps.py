@@ -18,9 +18,9 @@ import fusestep.optim as optim
 from bench import check
 from bench.case import Case
 from bench.losses import GENERATED, repeated
-from bench.measure import Contender, Contenders
 from bench.peers import LIBRARIES, Library
 from cases import bytes_per_element, torch_optimizer
+from fusestep._timing import Contender, Contenders
 
 LAYERS = [(1, 4), (4, 5), (5, 8), (8, 5), (5, 1)]  # inputs and outputs: 132 parameters
 SIZES = [*(10**power for power in range(3, 10)), 2**31 + 2**20]

@@ -18,6 +18,7 @@ from torch import Tensor
 import definitions
 import fusestep.nn.functional as F
 from fusestep import _native
+from fusestep._catalog import OPERANDS
 
 OPS = _native.ops()
 
@@ -92,19 +93,6 @@ def theirs(op: str) -> Callable[..., Tensor]:
     return getattr(definitions, name, None) or getattr(torch_functional, name)
 
 
-# What the operands of a loss hold; two of any real numbers where nothing is said.
-KINDS = {
-    "binary_cross_entropy": ("probability", "probability"),
-    "binary_cross_entropy_with_logits": ("real", "probability"),
-    "sigmoid_focal_loss": ("real", "probability"),
-    "kl_div": ("real", "probability"),
-    "poisson_nll_loss": ("positive", "count"),
-    "gaussian_nll_loss": ("real", "real", "positive"),
-    "soft_margin_loss": ("real", "sign"),
-    "hinge_embedding_loss": ("real", "sign"),
-    "margin_ranking_loss": ("real", "real", "sign"),
-    "soft_cross_entropy": ("real", "distribution"),
-}
 # Operands that have no gradient in torch either.
 CONSTANT = {("soft_margin_loss", 1), ("hinge_embedding_loss", 1)}
 MOST_DIMS = {"multi_margin_loss": 2}
@@ -134,7 +122,7 @@ def loss_inputs(
     """Operands of the op for an input of this shape; every fifth label is the ignored one, if it has one."""
     generator = torch.Generator().manual_seed(seed)
     if op not in ROWWISE:
-        kinds = KINDS.get(op, ("real", "real"))
+        kinds = OPERANDS.get(op, ("real", "real"))
         return tuple(_fill(kind, shape, generator).to(dtype) for kind in kinds)
     input = _fill("real", shape, generator).to(dtype)
     rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
@@ -183,7 +171,7 @@ _NOT_OPTIONS = {"size_average", "reduce", "reduction"}
 def loss_options(op: str, shape: tuple[int, ...] = (1,)) -> Iterator[dict[str, Any]]:
     """The defaults, each option alone at each other value, and all options together."""
     parameters = list(inspect.signature(ours(op)).parameters)
-    required = len(KINDS.get(op, ("real", "real")))
+    required = len(OPERANDS.get(op, ("real", "real")))
     names = [name for name in parameters[required:] if name not in _NOT_OPTIONS]
     if op in SOFT:
         names.remove("ignore_index")

@@ -16,12 +16,12 @@ from bench import cases, charts, memory, report
 from bench.bandwidth import Bandwidth
 from bench.lbfgs import LBFGSCase
 from bench.losses import LossCase
-from bench.measure import Budget, Contender, Times, interleave
 from bench.peers import LIBRARIES, TORCH, available
 from bench.run import Result, Run, measure, shows_share
 from bench.steps import MODELS, PipelineCase, SparseCase, StepCase
 from bench.targets import Target, targets_for
 from cases import LOSSES, SOFTMAX, bytes_per_element, optimizer_names
+from fusestep._timing import Budget, Contender, Times, interleave
 from toolchain import ROOT
 
 SMALL = [

@@ -28,7 +28,7 @@ from parity import compare, differentiable, exact
 
 NAN, INF = float("nan"), float("inf")
 IGNORING = ["cross_entropy", "nll_loss"]  # losses with ignore_index
-SYMMETRIC = [op for op in cases.POINTWISE if len(set(cases.KINDS.get(op, ("real",)))) == 1]
+SYMMETRIC = [op for op in cases.POINTWISE if len(set(cases.OPERANDS.get(op, ("real",)))) == 1]
 OUT_OF_RANGE = [5, -1, 2**31, -(2**31), 2**62, -(2**63)]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" and os.uname().machine == "x86_64" else None

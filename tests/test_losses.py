@@ -13,8 +13,8 @@ import fusestep
 from cases import (
     DTYPES,
     ISAS,
-    KINDS,
     LOSSES,
+    OPERANDS,
     OPS,
     POINTWISE,
     REDUCTIONS,
@@ -236,7 +236,7 @@ def test_scalars(op: str) -> None:
         compare(op, loss_inputs(op, (), torch.float32), reduction=reduction)
 
 
-@pytest.mark.parametrize("op", [op for op in POINTWISE if len(set(KINDS.get(op, ("real",)))) == 1])
+@pytest.mark.parametrize("op", [op for op in POINTWISE if len(set(OPERANDS.get(op, ("real",)))) == 1])
 def test_input_is_target(op: str) -> None:
     x = loss_inputs(op, (33,), torch.float32)[0].requires_grad_()
     y = x.detach().clone().requires_grad_()
@@ -249,7 +249,7 @@ def test_input_is_target(op: str) -> None:
 def test_float16_sum_beyond_65504(op: str) -> None:
     """The sum is kept in more than float16, so a mean does not overflow on the way."""
     input, *others = loss_inputs(op, (8000, 40), torch.float16)
-    if KINDS.get(op, ("real",))[0] == "real":
+    if OPERANDS.get(op, ("real",))[0] == "real":
         input = input * 20
     loss = ours(op)(input, *others, reduction="mean")
     oracle = exact(op, (input, *others), reduction="mean")["loss"]
@@ -263,7 +263,7 @@ def test_float16_gradient_survives_loss_scaling(op: str) -> None:
     if op == "gaussian_nll_loss":
         pytest.skip("torch composes it of operations that autocast leaves in float16")
     input, *others = loss_inputs(op, (3000, 100), torch.float16)
-    if KINDS.get(op, ("real",))[0] == "real":
+    if OPERANDS.get(op, ("real",))[0] == "real":
         input *= 1e-3
     x = input.clone().requires_grad_()
     with torch.autocast("cpu", torch.float16):

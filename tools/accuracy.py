@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/accuracy.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cases import KINDS, ROWWISE, ours, theirs  # noqa: E402
+from cases import OPERANDS, ROWWISE, ours, theirs  # noqa: E402
 
 mpmath.mp.dps = 60
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -190,7 +190,7 @@ def measure(op: str, dtype: torch.dtype, count: int) -> Iterator[tuple[str, Pair
     """("loss" | "gradient", errors) of a loss over `count` elements."""
     generator = torch.Generator().manual_seed(7)
     if op in POINTWISE:
-        kinds = KINDS.get(op, ("real", "real"))
+        kinds = OPERANDS.get(op, ("real", "real"))
         operands = [inputs(kind, count, generator).to(dtype) for kind in kinds]
         columns = list(zip(*(numbers(t) for t in operands), strict=True))
         definition = POINTWISE[op]
@@ -243,7 +243,7 @@ def measure_mean(op: str, dtype: torch.dtype) -> Pair:
     """The mean of 4 million elements, against the mean of the float64 losses."""
     generator = torch.Generator().manual_seed(7)
     shape = (4096, 1024)
-    operands = [torch.rand(shape, generator=generator).to(dtype) for _ in KINDS.get(op, ("", ""))]
+    operands = [torch.rand(shape, generator=generator).to(dtype) for _ in OPERANDS.get(op, ("", ""))]
     exact = [mpf(float(theirs(op)(*(t.double() for t in operands), reduction="none").mean()))]
     return ulps(ours(op)(*operands, reduction="mean"), exact), ulps(
         theirs(op)(*operands, reduction="mean"), exact

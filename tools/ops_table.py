@@ -5,32 +5,28 @@ from pathlib import Path
 import torch
 
 import fusestep.nn as nn
-import fusestep.nn.functional as F
-from fusestep import _native, optim
+from fusestep._catalog import DTYPES, Op, catalog
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- ops: written by `make docs` -->\n", "<!-- /ops -->"
-DTYPES = "float32, float64, bfloat16, float16"
+
+
+def _in_torch(op: Op) -> str:
+    names = ", ".join(f"`{name}`" for name in op.in_torch)
+    if op.kind == "gradient":
+        return f"the gradient of {names}"
+    return names if op.name in op.in_numpy or op.kind == "optimizer" else f"{names} with probabilities"
 
 
 def native_rows() -> list[str]:
     """A row for each op of the registry."""
+    dtypes = ", ".join(DTYPES)
     rows = []
-    for op, info in _native.ops().items():
-        if info["shape"] == "update":
-            rules = {name: getattr(getattr(optim, name), "_rule", None) for name in optim.KERNELS}
-            classes = [name for name, rule in rules.items() if rule is not None and rule.op == op]
-            in_torch, in_numpy = ([f"`{where}{name}`" for name in classes] for where in ("optim.", ""))
-        elif op in F.KERNELS:
-            in_torch, in_numpy = [f"`nn.{info['class_name']}`", f"`F.{op}`"], [f"`{op}`"]
-        elif op.endswith("_backward"):
-            in_torch, in_numpy = [f"the gradient of `F.{op.removesuffix('_backward')}`"], [f"`{op}`"]
-        else:  # a variant of a loss, for targets of another kind
-            name = op.removeprefix("soft_")
-            in_torch, in_numpy = [f"`F.{name}` with probabilities"], [f"`{name}`"]
-        rows.append(f"| {op} | {', '.join(in_torch)} | {', '.join(in_numpy)} | {DTYPES} | yes | emulated |")
+    for op in catalog():
+        in_numpy = ", ".join(f"`{name}`" for name in op.in_numpy)
+        rows.append(f"| {op.name} | {_in_torch(op)} | {in_numpy} | {dtypes} | yes | emulated |")
     # Kernels on vectors, not a formula of the registry.
-    return [*rows, f"| lbfgs | `optim.LBFGS` | `LBFGS` | {DTYPES} | yes | emulated |"]
+    return [*rows, f"| lbfgs | `optim.LBFGS` | `LBFGS` | {dtypes} | yes | emulated |"]
 
 
 def torchs_rows() -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import sys
 
 from fusestep import _native
 from fusestep._version import __version__
+
+_THREADING = ("openmp", "pool", "serial")
 
 
 def get_num_threads() -> int:
@@ -46,14 +49,26 @@ def _torch_state() -> str:
     return "not installed" if importlib.util.find_spec("torch") is None else "not imported"
 
 
-def show_config() -> None:
-    """Print version, instruction sets, threads, CUDA state and the torch in use.
+def check_environment() -> None:
+    """Whether all variables that are read here hold something that can be read.
 
-    ``FUSESTEP_ISA`` in the environment forces an instruction set, ``FUSESTEP_THREADING`` one of
-    ``openmp``, ``pool``, ``serial``; both are read once, before the first kernel runs.
+    Raises:
+        ValueError: one does not; the message names it, what it holds, and what was expected.
     """
+    _native.isa()
+    threading = os.environ.get("FUSESTEP_THREADING")
+    if threading not in (None, *_THREADING):
+        raise ValueError(f"FUSESTEP_THREADING: expected one of {', '.join(_THREADING)}, got {threading!r}")
+    limit = os.environ.get("FUSESTEP_CACHE_LIMIT")
+    if limit is not None and not limit.isdecimal():
+        raise ValueError(f"FUSESTEP_CACHE_LIMIT: expected a number of bytes, got {limit!r}")
+
+
+def configuration() -> dict[str, str]:
+    """What :func:`show_config` prints."""
+    check_environment()
     compiled = [name + ("" if here else " (not on this machine)") for name, here in _native.isas().items()]
-    rows = {
+    return {
         "fusestep": __version__,
         "python": f"{platform.python_version()} on {platform.machine()}",
         "compiled ISAs": ", ".join(compiled),
@@ -63,5 +78,20 @@ def show_config() -> None:
         "torch": _torch_state(),
         "ops": ", ".join(_native.ops()),
     }
-    for key, value in rows.items():
-        print(f"{key:14} {value}")
+
+
+def table(rows: dict[str, str]) -> str:
+    """A line for each."""
+    return "\n".join(f"{key:14} {value}" for key, value in rows.items())
+
+
+def show_config() -> None:
+    """Print version, instruction sets, threads, CUDA state and the torch in use.
+
+    ``FUSESTEP_ISA`` in the environment forces an instruction set, ``FUSESTEP_THREADING`` one of
+    ``openmp``, ``pool``, ``serial``; both are read once, before the first kernel runs.
+
+    Raises:
+        ValueError: a variable of the environment holds none of what it may.
+    """
+    print(table(configuration()))

@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from fusestep import _config
 from fusestep._version import __version__
 
 COMMANDS = ("doctor", "bench", "ops")
@@ -41,10 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _carried_out(command: Callable[[], int]) -> int:
     try:
+        _check_environment()
         return command()
     except Failure as failure:
         print(f"fusestep: {failure}", file=sys.stderr)
         return 2
+
+
+def _check_environment() -> None:
+    try:
+        _config.check_environment()
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 def needs_torch(what: str) -> None:

@@ -8,9 +8,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from bench.device import synchronize
+import torch
 
 SAMPLE = 1e-3  # seconds: shorter calls are repeated until a sample takes as long
+
+
+def synchronize(device: str) -> None:
+    """Wait until everything asked for so far is done."""
+    if device != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 @dataclass
