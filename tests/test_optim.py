@@ -319,6 +319,19 @@ def test_compiled_training_step(name: str) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("name", optim.KERNELS)
+def test_an_instance_can_be_given_another_class(name: str) -> None:
+    """As Lightning does: its layout in memory is that of torch's."""
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            pass
+
+    wrapper = Wrapper()
+    wrapper.__class__ = type("Wrapped", (Wrapper, getattr(optim, name)), {})
+    assert isinstance(wrapper, getattr(optim, name))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("fused", [None, True])
 def test_grad_scaler(name: str, fused: bool | None) -> None:

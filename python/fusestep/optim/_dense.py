@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -70,17 +71,9 @@ class DenseStep(FusedStep):
         was skipped.
     """
 
-    __slots__ = ("_plan",)  # of a native handle a pickle, a copy or vars() must see nothing
-
-    _plan: Plan
     last_grad_norm: Tensor | None = None
     _swapped = False
     _takes_sparse = False  # torch's step does
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> DenseStep:
-        self = super().__new__(cls)
-        self._plan = Plan()
-        return self
 
     def __init__(
         self,
@@ -111,6 +104,19 @@ class DenseStep(FusedStep):
         parameters = [*inspect.signature(theirs).parameters.values(), *ours]
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         cls.__doc__ = (cls.__doc__ or "") + _extras.DOCUMENTATION
+
+    # Kept elsewhere: of a native handle a pickle, a copy or vars() must see nothing. Nor is there a slot for
+    # it: without torch's layout an instance could not be given another class, as Lightning does.
+    @property
+    def _plan(self) -> Plan:
+        plan = _plans.get(self)
+        if plan is None:
+            plan = _plans[self] = Plan()
+        return plan
+
+    @_plan.setter
+    def _plan(self, plan: Plan) -> None:
+        _plans[self] = plan
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own, as torch does."""
@@ -327,6 +333,7 @@ class DenseStep(FusedStep):
 
 
 _NO_EXTRAS = Extras(0.0, 0.0, None, None, "nearest")
+_plans: WeakKeyDictionary[DenseStep, Plan] = WeakKeyDictionary()
 
 
 def _make_extra_states(param: Tensor, state: dict[str, Any], asked: Extras) -> int:
