@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 # The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
 TORCH := torch==2.13.0
 
-.PHONY: help demo test bench bench-cuda lint format docs clean
+.PHONY: help demo test bench bench-cuda wheel lint format docs clean
 
 help:
 	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
 	@echo "make test     install into $(VENV) and run the tests"
 	@echo "make bench    install into $(VENV) and time everything against torch (ARGS=--quick: two minutes)"
 	@echo "make bench-cuda  the same on a CUDA device, with the fusestep and torch of PYTHON"
+	@echo "make wheel    build the sdist and the wheel into dist/, and try them in empty environments"
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
 	@echo "make docs     rewrite what is derived: the type stub, the table of ops in README.md, docs/cuda_kernels.md"
@@ -53,6 +54,12 @@ bench-cuda:
 	@echo "==> timing losses and optimizers against torch on a CUDA device"
 	$(PYTHON) -m bench --device cuda $(ARGS)
 
+wheel: $(BIN)/python
+	@echo "==> building and trying the wheel"
+	$(BIN)/pip install --quiet packaging
+	$(BIN)/python tools/dependency_group.py wheel | $(BIN)/pip install --quiet -r /dev/stdin
+	$(BIN)/python tools/wheel.py
+
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(VENV)/.dev
@@ -72,4 +79,4 @@ docs: $(VENV)/.dev
 	$(BIN)/python tools/sass.py
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist
