@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The exact torch that parity is tested against; see [dependency-groups] in pyproject.toml.
 TORCH := torch==2.13.0
 
-.PHONY: help demo test bench bench-cuda wheel lint format docs clean
+.PHONY: help demo test bench bench-cuda wheel site lint format docs clean
 
 help:
 	@echo "make demo     install into $(VENV) and train on real data, ours against torch"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
 	@echo "make docs     rewrite what is derived: the type stub, the table of ops in README.md, docs/cuda_kernels.md"
+	@echo "make site     build the documentation into build/site"
 	@echo "make clean    remove $(VENV) and build/"
 
 # Installed anew whenever a source changes; build/ keeps what did not have to be compiled again.
@@ -58,6 +59,9 @@ wheel: $(BIN)/python
 	@echo "==> building and trying the wheel"
 	$(BIN)/python tools/dependency_group.py wheel | $(BIN)/pip install --quiet -r /dev/stdin
 	$(BIN)/python tools/wheel.py
+
+site: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 

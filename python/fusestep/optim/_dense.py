@@ -68,7 +68,7 @@ class DenseStep(FusedStep):
     Attributes:
         last_grad_norm: The norm of all gradients at the last step, before they were clipped: a float64
             tensor without dimensions, on their device. None without ``max_grad_norm``, and if the last step
-        was skipped.
+            was skipped.
     """
 
     last_grad_norm: Tensor | None = None
@@ -140,7 +140,7 @@ class DenseStep(FusedStep):
 
         Raises:
             RuntimeError: a gradient or state does not fit its parameter in shape or device; or stochastic
-            rounding is asked for while a graph is captured.
+                rounding is asked for while a graph is captured.
         """
         if self._swapped:
             raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
