@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLE = re.compile(r":\w+:`~?([^`]+)`")
+LITERAL = re.compile(r"^::\n|(?<=\S):(?=:$)", re.M)  # Markdown knows what is indented without being told
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -26,8 +27,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 class Roles(griffe.Extension):
-    """``:func:`x``` becomes ``x``."""
+    """``:func:`x``` becomes ``x``, and ``::`` before an example a colon or nothing."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)
+            obj.docstring.value = LITERAL.sub("", ROLE.sub(r"`\1`", obj.docstring.value))

@@ -32,7 +32,8 @@ def unobserved(step: _Step) -> _Step:
             or self._optimizer_step_post_hooks
             or _torchs._global_optimizer_pre_hooks
             or _torchs._global_optimizer_post_hooks
-            or torch._C._autograd._profiler_enabled()
+            # Compilers of older torch cannot look into this one; there are no profiles inside a graph.
+            or (not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled())
         )
         if seen and getattr(type(self).step, "__code__", None) is not wrapper:
             return observed(self, *args, **kwargs)
