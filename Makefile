@@ -16,7 +16,7 @@ help:
 	@echo "make wheel    build the sdist and the wheel into dist/, and try them in empty environments"
 	@echo "make lint     ruff, mypy and clang-format, without changing anything"
 	@echo "make format   let ruff and clang-format rewrite the sources"
-	@echo "make docs     rewrite what is derived: the type stub, the table of ops in README.md, docs/cuda_kernels.md"
+	@echo "make docs     rewrite what is derived: type stubs, the table of ops in README.md, docs/cuda_kernels.md"
 	@echo "make site     build the documentation into build/site"
 	@echo "make clean    remove $(VENV) and build/"
 
