@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
+import gc
 import inspect
 import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -21,6 +25,7 @@ import fusestep
 import fusestep.optim
 from cases import LOSSES, SOFTMAX, loss_inputs, public_name, torch_optimizer
 from fusestep import _install
+from fusestep.optim._fused import unhooked
 
 TORCHS = {function.__name__: function for function in _install.FUNCTIONS}
 NAMED = [op for op in (*LOSSES, *SOFTMAX) if public_name(op) in TORCHS]
@@ -240,6 +245,100 @@ def test_subclasses() -> None:
     assert fusestep.stats()["adam"] == {"native": 3, "torch": {}}
 
 
+def test_a_subclass_that_torch_has_wrapped_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its first instance torch puts a wrapped step into a class, also where that is inherited."""
+    monkeypatch.setattr(torch.optim.RMSprop, "step", unhooked(torch.optim.RMSprop.step))
+
+    class Mine(torch.optim.RMSprop):
+        pass
+
+    params, _ = model_of("Adam")
+    train(params, Mine(params), 1)
+    wrapped = vars(Mine)["step"]
+    with fusestep.install():
+        train(params, Mine(params), 2)
+        assert fusestep.stats()["rmsprop"] == {"native": 2, "torch": {}}
+    assert vars(Mine)["step"] is wrapped
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_freed(name: str) -> None:
+    """Also one that knows itself, as by a hook or by the step that a scheduler has wrapped."""
+    params, optimizer = model_of(name)
+    optimizer.register_step_post_hook(lambda *_, optimizer=optimizer: None)
+    optimizer.itself = optimizer  # type: ignore[attr-defined]
+    train(params, optimizer, 2)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_a_group_holds_is_no_option_of_ours() -> None:
+    results = []
+    for accelerated in (False, True):
+        params, _ = model_of("SGD")
+        names: dict[str, Any] = {"max_grad_norm": 1e-3, "ema_decay": 0.5, "rounding": 7}
+        optimizer = torch.optim.SGD([{"params": params, **names}], lr=0.01)
+        with fusestep.install() if accelerated else contextlib.nullcontext():
+            train(params, optimizer, 2)
+        assert "ema" not in optimizer.state[params[0]]
+        results.append(params)
+    assert fusestep.stats()["sgd"] == {"native": 2, "torch": {}}
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(plain, ours)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_optimizer_without_a_hash_and_one_of_another_class() -> None:
+    class Equal(torch.optim.Adam):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    class Special(torch.optim.Adam):
+        def _init_group(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._init_group(*args, **kwargs)
+
+    params, _ = model_of("Adam")
+    optimizer = Equal(params)
+    train(params, optimizer, 2)
+    assert fusestep.stats()["adam"]["native"] == 2
+    optimizer.__class__ = Special
+    train(params, optimizer, 2)
+    assert fusestep.stats()["adam"]["native"] == 2
+
+
+def test_patches_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def patched(kind: type, name: str) -> Any:
+        step = kind.step  # type: ignore[attr-defined]
+
+        @functools.wraps(step)
+        def around(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return step(*args, **kwargs)
+
+        return around
+
+    monkeypatch.setattr(torch.optim.Adagrad, "step", patched(torch.optim.Adagrad, "before"))
+    before = torch.optim.SGD.step
+    with fusestep.install():
+        for name in ("Adagrad", "SGD"):
+            train(*model_of(name), 1)
+        torch.optim.SGD.step = after = patched(torch.optim.SGD, "while")  # type: ignore[method-assign]
+        train(*model_of("SGD"), 1)
+    assert torch.optim.SGD.step is after or unhooked(torch.optim.SGD.step) is after
+    train(*model_of("SGD"), 1)
+    torch.optim.SGD.step = before  # type: ignore[method-assign]
+    assert calls == ["before", "while", "while"]
+    assert fusestep.stats()["sgd"] == {"native": 2, "torch": {}}
+    assert "adagrad" not in fusestep.stats()
+
+
 @pytest.mark.usefixtures("installed")
 def test_our_own_optimizers_go_on() -> None:
     params, _ = model_of("Adam")
@@ -312,6 +411,14 @@ def test_calls_are_counted_and_closures_are_not_timed(monkeypatch: pytest.Monkey
         F.mse_loss(torch.ones(2), torch.zeros(2))
     # A tick before and after; and of four, the two around the closure and what lies between are not ours.
     assert usage == {"Adam.step": _install.Usage(2, 4.0), "mse_loss": _install.Usage(1, 1.0)}
+
+
+def test_arguments_of_functions_are_left_alone_when_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_install._now, "usage", None)
+    _install.measure()
+    with fusestep.install():
+        graph = torch.fx.symbolic_trace(lambda x: F.softmax(x, 1))
+    assert torch.equal(graph(torch.zeros(1, 2)), torch.full((1, 2), 0.5))
 
 
 def test_without_torch() -> None:

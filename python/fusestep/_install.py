@@ -4,8 +4,8 @@ NOTE [in place]: nothing that a program can hold becomes an object of ours. A fu
 ``torch.nn.functional`` is replaced by a wrapper with its name, in that module and wherever a module has
 imported it by name; torch's loss modules call the functions, so they need nothing. Of the classes of
 ``torch.optim`` only ``step`` is replaced. It runs ours on a twin of the optimizer: an instance of our class
-that shares its ``__dict__``, so parameters, options and states are the optimizer's own. Types, pickles,
-checkpoints and hooks stay torch's, also those of objects made before.
+that shares its ``__dict__``, so parameters, options and states are the optimizer's own, and that lives for
+the time of the step. Types, pickles, checkpoints and hooks stay torch's, also those of objects made before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -23,7 +23,11 @@ import torch
 
 import fusestep.nn.functional as functional
 import fusestep.optim as optim
+from fusestep._history import Gram
+from fusestep.optim._dense import NO_EXTRAS, DenseStep
 from fusestep.optim._fused import FusedStep, unhooked, unobserved
+from fusestep.optim._kept import Kept
+from fusestep.optim._plan import Plan
 
 Function = Callable[..., Any]
 
@@ -40,7 +44,7 @@ class Usage:
 class _Installation:
     active: bool = False
     usage: dict[str, Usage] | None = None  # by name, if somebody wants a report
-    steps: dict[type, Any] = field(default_factory=dict)  # what `step` was, of torch's classes
+    steps: dict[type, tuple[Any, Any]] = field(default_factory=dict)  # of classes: what `step` was, and is
 
 
 _now = _Installation()
@@ -65,8 +69,9 @@ def install() -> Installed:
 
     Functions of ``torch.nn.functional``, modules of ``torch.nn`` that call them, and optimizers of
     ``torch.optim`` keep their names, types, options, pickles and checkpoints, those made before included.
-    A function that somebody holds otherwise than under a name of a module, in a list, say, stays torch's.
-    A second call changes nothing. Processes that are spawned start without.
+    A function that somebody holds otherwise than under a name of a module (in a list, as an attribute of a
+    model), and the optimizer of a learning rate scheduler made before, stay torch's; so call this first. A
+    second call changes nothing. Processes that are spawned start without.
 
     Returns:
         A context manager: at the end of a ``with`` block, :func:`uninstall` is called, unless something was
@@ -80,9 +85,12 @@ def install() -> Installed:
         _now.active = True
         _rebind(FUNCTIONS)
         for theirs in OPTIMIZERS:
-            if "step" in vars(theirs):
-                _now.steps[theirs] = vars(theirs)["step"]
-                theirs.step = _step_of(theirs)  # type: ignore[attr-defined]
+            step = vars(theirs).get("step")
+            if step is not None and _is_torchs(step):
+                for kind in _with_step(theirs, unhooked(step)):
+                    _now.steps[kind] = vars(kind)["step"], _step_of(unhooked(step))
+        for kind, (_, ours) in _now.steps.items():
+            kind.step = ours  # type: ignore[attr-defined]
     return Installed(first)
 
 
@@ -92,10 +100,10 @@ def uninstall() -> None:
         return
     _now.active = False
     _rebind({wrapper: torchs for torchs, wrapper in FUNCTIONS.items()})
-    for theirs, step in _now.steps.items():
-        theirs.step = step  # type: ignore[attr-defined]
+    for kind, (step, ours) in _now.steps.items():
+        if vars(kind).get("step") is ours:  # else somebody has put theirs around it
+            kind.step = step  # type: ignore[attr-defined]
     _now.steps.clear()
-    _twins.clear()
 
 
 def measure() -> dict[str, Usage]:
@@ -105,30 +113,29 @@ def measure() -> dict[str, Usage]:
 
 
 def _timed(name: str, call: Function, *args: Any, **kwargs: Any) -> Any:
-    """The call, whose time counts but for what it spends in closures it is given: those are the program's."""
     assert _now.usage is not None
     usage = _now.usage.setdefault(name, Usage())
     usage.calls += 1
-
-    def without(closure: Any) -> Any:
-        if not callable(closure):
-            return closure
-
-        def excluded() -> Any:
-            start = perf_counter()
-            try:
-                return closure()
-            finally:
-                usage.seconds -= perf_counter() - start
-
-        return excluded
-
-    args, kwargs = tuple(map(without, args)), {key: without(value) for key, value in kwargs.items()}
     start = perf_counter()
     try:
         return call(*args, **kwargs)
     finally:
         usage.seconds += perf_counter() - start
+
+
+def _timed_step(name: str, step: Function, optimizer: Any, closure: Any = None, **kwargs: Any) -> Any:
+    """What it spends in the closure is the program's time."""
+    assert _now.usage is not None
+    usage = _now.usage.setdefault(name, Usage())
+
+    def excluded() -> Any:
+        start = perf_counter()
+        try:
+            return closure()
+        finally:
+            usage.seconds -= perf_counter() - start
+
+    return _timed(name, step, optimizer, None if closure is None else excluded, **kwargs)
 
 
 # ---- functions ----
@@ -187,8 +194,26 @@ def _classes() -> dict[type, type[FusedStep]]:
 
 
 OPTIMIZERS = _classes()
-_kinds: WeakKeyDictionary[type, type[FusedStep] | None] = WeakKeyDictionary()  # of twins
-_twins: WeakKeyDictionary[torch.optim.Optimizer, FusedStep] = WeakKeyDictionary()
+
+
+def _is_torchs(step: Any) -> bool:
+    """Not somebody's who has put theirs around it."""
+    while step is not None:
+        if not hasattr(step, "__globals__") or step.__globals__["__name__"].partition(".")[0] != "torch":
+            return False
+        step = getattr(step, "__wrapped__", None)
+    return True
+
+
+def _with_step(theirs: type, torchs: Function) -> Iterator[type]:
+    """A class, and subclasses that torch has given the same ``step`` when it wrapped it for hooks."""
+    step = vars(theirs).get("step")
+    if step is not None and unhooked(step) is torchs:
+        yield theirs
+    subclasses: list[type] = theirs.__subclasses__()
+    for subclass in subclasses:
+        if not issubclass(subclass, FusedStep):
+            yield from _with_step(subclass, torchs)
 
 
 def _kind_of_twin(kind: type) -> type[FusedStep] | None:
@@ -199,25 +224,46 @@ def _kind_of_twin(kind: type) -> type[FusedStep] | None:
     inner = (name for name in dir(theirs) if name.startswith("_") and not name.startswith("__"))
     if any(getattr(kind, name) is not getattr(theirs, name) for name in inner):
         return None
-    return OPTIMIZERS[theirs]
+    return _TWINS[OPTIMIZERS[theirs]]
+
+
+def _twin_class(ours: type[FusedStep]) -> type[FusedStep]:
+    """What ours keeps in an instance has slots here; what torch's groups hold is no option of ours."""
+    body: dict[str, Any] = {"__slots__": tuple(_made(ours)), "_extras": lambda self, group: NO_EXTRAS}
+    return type(ours.__name__, (ours,), body)
+
+
+def _made(kind: type) -> dict[str, Any]:
+    """What is kept from one step to the next; none of it reaches the optimizer."""
+    if issubclass(kind, DenseStep):
+        return {"_plan": Plan()}
+    return {"_gram": Gram()} if issubclass(kind, optim.LBFGS) else {}
+
+
+_TWINS = {ours: _twin_class(ours) for ours in OPTIMIZERS.values()}
+_kinds: WeakKeyDictionary[type, type[FusedStep] | None] = WeakKeyDictionary()  # of twins
+_kept: Kept[tuple[type, dict[str, Any]]] = Kept(lambda optimizer: (type(optimizer), {}))
 
 
 def _twin_of(optimizer: torch.optim.Optimizer) -> FusedStep | None:
-    twin = _twins.get(optimizer)
-    if twin is None or twin.__dict__ is not optimizer.__dict__:
-        if type(optimizer) not in _kinds:
-            _kinds[type(optimizer)] = _kind_of_twin(type(optimizer))
-        kind = _kinds[type(optimizer)]
-        if kind is None:
-            return None
-        twin = _twins[optimizer] = kind.__new__(kind)
-        twin.__dict__ = optimizer.__dict__
+    own = type(optimizer)
+    if own not in _kinds:
+        _kinds[own] = _kind_of_twin(own)
+    kind = _kinds[own]
+    if kind is None:
+        return None
+    before, kept = _kept.of(optimizer)
+    if before is not own or not kept:  # somebody may have given it another class
+        kept = _made(kind)
+        _kept.put(optimizer, (own, kept))
+    twin = kind.__new__(kind)
+    twin.__dict__ = optimizer.__dict__
+    for name, value in kept.items():
+        setattr(twin, name, value)
     return twin
 
 
-def _step_of(theirs: type) -> Function:
-    torchs = unhooked(vars(theirs)["step"])
-
+def _step_of(torchs: Function) -> Function:
     @functools.wraps(torchs)
     def step(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         twin = None
@@ -228,6 +274,6 @@ def _step_of(theirs: type) -> Function:
         ours = unhooked(type(twin).step)
         if _now.usage is None:
             return ours(twin, *args, **kwargs)
-        return _timed(f"{type(self).__name__}.step", ours, twin, *args, **kwargs)
+        return _timed_step(f"{type(self).__name__}.step", ours, twin, *args, **kwargs)
 
     return unobserved(step)

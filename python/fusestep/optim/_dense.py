@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from fusestep.optim._fused import (
     unobserved,
     why_torch,
 )
+from fusestep.optim._kept import Kept
 from fusestep.optim._plan import Plan
 
 
@@ -109,14 +109,11 @@ class DenseStep(FusedStep):
     # it: without torch's layout an instance could not be given another class, as Lightning does.
     @property
     def _plan(self) -> Plan:
-        plan = _plans.get(self)
-        if plan is None:
-            plan = _plans[self] = Plan()
-        return plan
+        return _plans.of(self)
 
     @_plan.setter
     def _plan(self, plan: Plan) -> None:
-        _plans[self] = plan
+        _plans.put(self, plan)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own, as torch does."""
@@ -196,11 +193,11 @@ class DenseStep(FusedStep):
             del self._swapped
 
     def _extras(self, group: dict[str, Any]) -> Extras:
-        return extras_of(group, self.defaults) or _NO_EXTRAS
+        return extras_of(group, self.defaults) or NO_EXTRAS
 
     def _torch_step(self, closure: Callable[[], Any] | None, zero_grad: bool = False) -> Any:
         extras = [self._extras(group) for group in self.param_groups]
-        if not zero_grad and all(asked is _NO_EXTRAS for asked in extras):
+        if not zero_grad and all(asked is NO_EXTRAS for asked in extras):
             return super()._torch_step(closure, zero_grad)
         return _composed.step(self, super()._torch_step, closure, extras, zero_grad)
 
@@ -287,7 +284,7 @@ class DenseStep(FusedStep):
     def _described(self, group: dict[str, Any], asked: Extras, factor: float) -> StepGroup:
         keys, hyper = self._rule.state_keys(group), self._rule.hyper(group)
         grad_scale = -factor if group["maximize"] else factor
-        return StepGroup(hyper, grad_scale, keys, [], [], [], [], None if asked is _NO_EXTRAS else asked)
+        return StepGroup(hyper, grad_scale, keys, [], [], [], [], None if asked is NO_EXTRAS else asked)
 
     def _gradients(self) -> list[Tensor]:
         params = (param for group in self.param_groups for param in group["params"])
@@ -332,8 +329,8 @@ class DenseStep(FusedStep):
         self._init_group(group, *([] for _ in range(lists)))  # type: ignore[attr-defined]
 
 
-_NO_EXTRAS = Extras(0.0, 0.0, None, None, "nearest")
-_plans: WeakKeyDictionary[DenseStep, Plan] = WeakKeyDictionary()
+NO_EXTRAS = Extras(0.0, 0.0, None, None, "nearest")
+_plans: Kept[Plan] = Kept(lambda _: Plan())
 
 
 def _make_extra_states(param: Tensor, state: dict[str, Any], asked: Extras) -> int:
