@@ -93,7 +93,7 @@ def test_doctor_finds_all_well(capsys: Captured) -> None:
 
 
 def test_doctor_without_torch(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_imports_torch", lambda: False)
+    monkeypatch.setattr(doctor, "_import_torch", lambda: (False, ""))
     result = said(capsys, "doctor")
     assert {one["op"] for one in result["checks"]} == CHECKED
     assert not any("torch" in one["against"] for one in result["checks"])
@@ -143,6 +143,17 @@ def test_doctor_says_what_is_wrong(capsys: Captured, monkeypatch: pytest.MonkeyP
     assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
+def test_doctor_where_torch_is_broken(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: no such file\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    result = said(capsys, "doctor")
+    assert result["configuration"]["torch"] == "cannot be imported: OSError: libtorch.so: no such file"
+    assert {one["op"] for one in result["checks"]} == CHECKED
+
+
 # ---- what it brings ----
 
 
@@ -178,6 +189,21 @@ def test_bench_prints_a_bar_for_each_line(capsys: Captured) -> None:
 def test_bench_on_a_device_that_is_not_there(capsys: Captured) -> None:
     assert main(["bench", "--device", "nowhere"]) == 2
     assert capsys.readouterr().err.startswith("fusestep: --device nowhere: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["Lion"], "torch has nothing to compare it with: Lion"),
+        (["--device", "meta"], "--device meta: nothing is computed there"),
+        (["--chart", "/nowhere/chart.png"], "--chart /nowhere/chart.png: there is no such folder"),
+        (["--chart", "chart.tiff2"], "--chart chart.tiff2: matplotlib draws no .tiff2"),
+    ],
+    ids=" ".join,
+)
+def test_what_bench_cannot_do(command: list[str], message: str, capsys: Captured) -> None:
+    assert main(["bench", *command]) == 2
+    assert capsys.readouterr() == ("", f"fusestep: {message}\n")
 
 
 def test_a_chart_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,10 +119,41 @@ def test_modules(folder: Path, name: str) -> None:
     assert assert_alike("-m", name, "a", "-b", cwd=folder).returncode == 0
 
 
-def test_a_folder_with_a_main(folder: Path) -> None:
+def test_a_folder_and_an_archive_with_a_main(folder: Path) -> None:
+    (folder / "package" / "beside.py").write_text("print('inside')\n")
+    assert "inside" in assert_alike("package", cwd=folder).stdout
+    shutil.make_archive(str(folder / "archive"), "zip", folder / "package")
+    assert "inside" in assert_alike("archive.zip", "a", cwd=folder).stdout
+    (folder / "package" / "__main__.py").unlink()
     done = run(*FUSESTEP, "package", cwd=folder)
-    assert done.returncode == 1  # as for Python, `beside` is not in there
-    assert "No module named 'beside'" in done.stderr
+    assert (done.returncode, done.stderr) == (2, "fusestep: cannot find '__main__' in 'package'\n")
+
+
+def test_a_link_to_a_script(folder: Path) -> None:
+    (folder / "script.py").write_text(ABOUT)
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "link.py").symlink_to(folder / "script.py")
+    assert "imported" in assert_alike("elsewhere/link.py", cwd=folder).stdout
+
+
+def test_the_environment_that_a_script_sets_before_it_imports_torch(folder: Path) -> None:
+    (folder / "script.py").write_text(
+        "import os, sys\nos.environ['OMP_NUM_THREADS'] = '1'\nassert 'torch' not in sys.modules\n"
+        "import torch\nprint(torch.get_num_threads(), torch.nn.functional.mse_loss.__code__.co_filename)\n"
+        "print(type(torch.__spec__.loader).__name__, torch.__loader__ is torch.__spec__.loader)\n"
+    )
+    done = run(*FUSESTEP, "script.py", cwd=folder)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("1 ")
+    assert first.endswith("_install.py")
+    assert second == "SourceFileLoader True"
+
+
+def test_a_script_without_torch(folder: Path) -> None:
+    (folder / "script.py").write_text("import sys\nprint('torch' in sys.modules)\n")
+    done = run(*FUSESTEP, "--report", "script.py", cwd=folder)
+    assert done.stdout == "False\n"
+    assert done.stderr.startswith("fusestep: 0.000 of ")
 
 
 def test_the_safe_path_stays(folder: Path) -> None:
@@ -153,14 +185,19 @@ def test_spawned_processes_find_the_script(folder: Path) -> None:
         (["nowhere.py"], "cannot open script 'nowhere.py': No such file or directory"),
         (["-m", "nowhere"], "no module named 'nowhere' that can be run"),
         (["-m", "os.path.nowhere"], "no module named 'os.path.nowhere' that can be run"),
+        (["-m", "package.nothing"], "no module named 'package.nothing' that can be run"),
+        (["-m", "broken.train"], "importing the package of 'broken.train' failed: No module named 'missing'"),
         (["-m"], "which module? see fusestep --help"),
         ([], "which script? see fusestep --help"),
         (["--nonsense"], "unknown option --nonsense; see fusestep --help"),
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_run(command: list[str], message: str) -> None:
-    done = run(*FUSESTEP, *command)
+def test_what_cannot_be_run(folder: Path, command: list[str], message: str) -> None:
+    (folder / "package" / "__init__.py").write_text("")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "__init__.py").write_text("import missing")
+    done = run(*FUSESTEP, *command, cwd=folder)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"fusestep: {message}\n")
 
 

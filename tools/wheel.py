@@ -37,7 +37,7 @@ def run(*command: str | Path, **environment: str) -> str:
         done = subprocess.run(
             [str(part) for part in command],
             cwd=folder,
-            env={**os.environ, **environment},
+            env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

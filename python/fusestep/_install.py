@@ -106,10 +106,14 @@ def uninstall() -> None:
     _now.steps.clear()
 
 
-def measure() -> dict[str, Usage]:
+def measure() -> None:
     """From now on count calls, and the time they take, by name."""
     _now.usage = {}
-    return _now.usage
+
+
+def usage() -> dict[str, Usage]:
+    """Since :func:`measure`."""
+    return dict(_now.usage or {})
 
 
 def _timed(name: str, call: Function, *args: Any, **kwargs: Any) -> Any:

@@ -60,13 +60,17 @@ def main(given: Sequence[str]) -> int:
         torch.empty(1, device=options.device)
     except (RuntimeError, AssertionError) as error:
         raise Failure(f"--device {options.device}: {str(error).splitlines()[0]}") from None
+    if torch.device(options.device).type == "meta":
+        raise Failure(f"--device {options.device}: nothing is computed there")
     if options.chart is not None:
-        _pyplot()
+        _check_chart(options.chart)
     lines = []
     for line in measure(ops, options.device, options.seconds):
         lines.append(line)
         if not options.json:
             print(_text(line), flush=True)
+    if not lines:
+        raise Failure(f"torch has nothing to compare it with: {', '.join(options.names)}")
     if options.json:
         found = [{**vars(line), "ratio": line.ratio} for line in lines]
         print(json.dumps({"configuration": _config.configuration(), "lines": found}, indent=2))
@@ -162,6 +166,15 @@ def _pyplot() -> Any:
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def _check_chart(path: Path) -> None:
+    """Before anything is measured."""
+    drawn = _pyplot().figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in drawn:
+        raise Failure(f"--chart {path}: matplotlib draws no {path.suffix}")
+    if not path.absolute().parent.is_dir():
+        raise Failure(f"--chart {path}: there is no such folder")
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:

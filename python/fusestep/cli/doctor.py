@@ -21,8 +21,10 @@ def main(given: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(given)
-    with_torch = _imports_torch()
+    with_torch, why = _import_torch()
     configuration = _config.configuration()
+    if why:
+        configuration["torch"] = f"cannot be imported: {why}"
     start = perf_counter()
     found = checks(with_torch)
     seconds = perf_counter() - start
@@ -49,14 +51,15 @@ def main(given: Sequence[str]) -> int:
     return int(bad)
 
 
-def _imports_torch() -> bool:
+def _import_torch() -> tuple[bool, str]:
+    """Whether it is there; and what is wrong with it if it is, and cannot be imported."""
+    if importlib.util.find_spec("torch") is None:
+        return False, ""
     try:
-        if importlib.util.find_spec("torch") is None:
-            return False
         import torch  # noqa: F401
-    except (ImportError, ValueError):
-        return False
-    return True
+    except Exception as error:  # a broken shared library, as a rule
+        return False, f"{type(error).__name__}: {error}".splitlines()[0]
+    return True, ""
 
 
 def checks(with_torch: bool) -> dict[str, list[check.Check]]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import atexit
 import sys
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from fusestep import _install
 from fusestep._stats import stats
+
+if TYPE_CHECKING:
+    from fusestep._install import Usage
 
 
 def at_exit() -> None:
-    """Measure from now on, and print to stderr after all that the script does at its own exit."""
-    usage, start = _install.measure(), perf_counter()
+    """Print to stderr after all that the script does at its own exit."""
+    start = perf_counter()
 
     def show() -> None:
+        install = sys.modules.get("fusestep._install")  # if the script has imported torch
+        usage = install.usage() if install is not None else {}
         print(table(usage, perf_counter() - start), file=sys.stderr)
 
     atexit.register(show)
 
 
-def table(usage: dict[str, _install.Usage], seconds: float) -> str:
+def table(usage: dict[str, Usage], seconds: float) -> str:
     """Calls and their time, by name; then which kernels ran, and why torch's own code did."""
     spent = sum(one.seconds for one in usage.values())
     lines = [f"fusestep: {spent:.3f} of {seconds:.3f} seconds in losses (without backward) and steps"]

@@ -10,15 +10,15 @@ import builtins
 import importlib.util
 import io
 import os
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.abc import InspectLoader
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
-from fusestep import _install
 from fusestep.cli import Failure, report
 
 
@@ -49,10 +49,14 @@ class Program:
 
 
 def file(argv: list[str]) -> Program:
-    """``script.py`` and its arguments, or a folder with a ``__main__.py``."""
+    """``script.py`` and its arguments; or a folder or archive with a ``__main__.py``."""
     path = os.path.abspath(argv[0])
-    if os.path.isdir(path):
-        path = os.path.join(path, "__main__.py")
+    importer = pkgutil.get_importer(path)
+    if importer is not None and os.path.exists(path):
+        spec = importer.find_spec("__main__")
+        if spec is None:
+            raise Failure(f"cannot find '__main__' in {argv[0]!r}")
+        return _program(spec, argv, path)
     try:
         with io.open_code(path) as opened:
             source = opened.read()
@@ -62,34 +66,41 @@ def file(argv: list[str]) -> Program:
     def code() -> CodeType:
         return compile(source, path, "exec", dont_inherit=True)
 
-    return Program(path, argv, os.path.dirname(path), None, code)
+    return Program(path, argv, os.path.dirname(os.path.realpath(path)), None, code)
 
 
 def module(argv: list[str]) -> Program:
     """``module`` and its arguments, or a package with a ``__main__``."""
     folder, name = os.getcwd(), argv[0]
     _look_first_in(folder)
+    sys.argv[:] = ["-m", *argv[1:]]  # what a package sees that is imported on the way
     spec = _spec_of(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _spec_of(name + ".__main__")
-    loader = spec.loader if spec else None
-    if spec is None or spec.origin is None or not isinstance(loader, InspectLoader):
+    if spec is None or spec.origin is None or not hasattr(spec.loader, "get_code"):
         raise Failure(f"no module named {name!r} that can be run")
-    found = spec
+    return _program(spec, [spec.origin, *argv[1:]], folder)
 
+
+def _program(spec: ModuleSpec, argv: list[str], folder: str) -> Program:
     def code() -> CodeType:
-        compiled = loader.get_code(found.name)
-        assert compiled is not None
-        return compiled
+        loader: Any = spec.loader
+        return loader.get_code(spec.name)  # type: ignore[no-any-return]
 
-    return Program(spec.origin, [spec.origin, *argv[1:]], folder, spec, code)
+    return Program(spec.origin or folder, argv, folder, spec, code)
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # a parent that is no package; a module without a spec
+    except ValueError:  # a module without a spec
         return None
+    except ImportError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        if error.name is not None and isinstance(error, ModuleNotFoundError) and "not a package" in error.msg:
+            return None
+        raise Failure(f"importing the package of {name!r} failed: {error}") from None
 
 
 def _look_first_in(folder: str) -> None:
@@ -98,15 +109,54 @@ def _look_first_in(folder: str) -> None:
         sys.path[0] = folder
 
 
+class _OnTorch(MetaPathFinder):
+    """Installs our kernels as soon as torch has been imported, and not before: the script may want to set
+    up its environment first.
+    """
+
+    def __init__(self, and_then: Callable[[], None]) -> None:
+        self._and_then = and_then
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                del loader.exec_module
+                execute(module)
+                self._and_then()
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _install(with_report: bool) -> None:
+    from fusestep import _install
+
+    _install.install()
+    if with_report:
+        _install.measure()
+
+
 def run(program: Program, with_report: bool = False) -> None:
     """Until it ends; raises what it raises."""
     main = program.module
     kept = sys.modules["__main__"]  # ours is not to be cleared under the frames that run
     sys.argv[:] = program.argv
     _look_first_in(program.folder)
-    _install.install()
     if with_report:
         report.at_exit()
+    if "torch" in sys.modules:
+        _install(with_report)
+    else:
+        sys.meta_path.insert(0, _OnTorch(lambda: _install(with_report)))
     sys.modules["__main__"] = main
     try:
         exec(program.code(), vars(main))
