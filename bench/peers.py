@@ -25,7 +25,6 @@ class Library:
     module: str
     losses: dict[str, tuple[str, str, dict[str, Any]]] = field(default_factory=dict)
     optimizers: dict[str, tuple[str, str, dict[str, Any]]] = field(default_factory=dict)
-    takes_dim: bool = True  # of softmax
 
     @property
     def installed(self) -> bool:
@@ -35,7 +34,7 @@ class Library:
         """Called as torch's function is."""
         module, name, options = self.losses[op]
         function = getattr(importlib.import_module(module), name)
-        if op == "softmax" and not self.takes_dim:
+        if op == "softmax":  # of theirs the last dimension is meant
             return lambda input, dim: function(input, **options)
         return lambda *operands, **given: function(*operands, **given, **options)
 
@@ -60,7 +59,6 @@ LIBRARIES = {
             "kl_div": (_LIGER, "liger_kl_div", {}),
             "softmax": (_LIGER, "liger_softmax", {}),
         },
-        takes_dim=False,
     ),
     "quack": Library(
         "quack-kernels",
@@ -69,7 +67,6 @@ LIBRARIES = {
             "cross_entropy": ("quack.cross_entropy", "cross_entropy", {}),
             "softmax": ("quack.softmax", "softmax", {}),
         },
-        takes_dim=False,
     ),
     "bitsandbytes": Library(
         "bitsandbytes",

@@ -45,6 +45,13 @@ def model_of(name: str) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
     return params, torch_optimizer(name)(params, **options)
 
 
+class Special(torch.optim.Adam):
+    """Changes what torch's step does inside."""
+
+    def _init_group(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._init_group(*args, **kwargs)
+
+
 def train(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, steps: int = 4) -> None:
     sparse = type(optimizer).__name__ == "SparseAdam"
 
@@ -232,10 +239,6 @@ def test_subclasses() -> None:
             self.steps += 1
             return super().step(closure)
 
-    class Special(torch.optim.Adam):
-        def _init_group(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._init_group(*args, **kwargs)
-
     params, _ = model_of("Adam")
     counting = Counting(params)
     train(params, counting, 3)
@@ -297,10 +300,6 @@ def test_an_optimizer_without_a_hash_and_one_of_another_class() -> None:
 
         def __eq__(self, other: object) -> bool:
             return True
-
-    class Special(torch.optim.Adam):
-        def _init_group(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._init_group(*args, **kwargs)
 
     params, _ = model_of("Adam")
     optimizer = Equal(params)

@@ -11,6 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 
+import fusestep
+
 PACKAGE = Path(__file__).resolve().parents[1] / "python" / "fusestep"
 # Our packages, and torch's whose other names they show.
 FACADES = {
@@ -81,9 +83,8 @@ def generate() -> dict[Path, str]:
     for name, theirs in FACADES.items():
         module = importlib.import_module(name)
         assert module.__file__ is not None
-        stubs[PACKAGE.parent / Path(*name.split("."), "__init__.pyi")] = _facade(module, theirs)
-    functional = PACKAGE / "nn" / "functional"
-    stubs[functional.with_suffix(".pyi")] = stubs.pop(functional / "__init__.pyi")
+        beside = Path(module.__file__).relative_to(Path(fusestep.__file__).parent)
+        stubs[PACKAGE / beside.with_suffix(".pyi")] = _facade(module, theirs)
     return {path: _formatted(text, path) for path, text in stubs.items()}
 
 

@@ -42,11 +42,19 @@ def _cuda_state() -> str:
     return "built" + ("" if torch.cuda.is_available() else "; no CUDA device available to torch")
 
 
+def has_torch() -> bool:
+    """Whether it is installed; it is not imported."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):  # somebody has seen to that
+        return False
+
+
 def _torch_state() -> str:
     torch = sys.modules.get("torch")
     if torch is not None:
         return str(torch.__version__)
-    return "not installed" if importlib.util.find_spec("torch") is None else "not imported"
+    return "not imported" if has_torch() else "not installed"
 
 
 def check_environment() -> None:

@@ -246,7 +246,7 @@ def _made(kind: type) -> dict[str, Any]:
 
 _TWINS = {ours: _twin_class(ours) for ours in OPTIMIZERS.values()}
 _kinds: WeakKeyDictionary[type, type[FusedStep] | None] = WeakKeyDictionary()  # of twins
-_kept: Kept[tuple[type, dict[str, Any]]] = Kept(lambda optimizer: (type(optimizer), {}))
+_kept: Kept[dict[type, dict[str, Any]]] = Kept(lambda _: {})  # by kind: an optimizer may change its class
 
 
 def _twin_of(optimizer: torch.optim.Optimizer) -> FusedStep | None:
@@ -256,13 +256,12 @@ def _twin_of(optimizer: torch.optim.Optimizer) -> FusedStep | None:
     kind = _kinds[own]
     if kind is None:
         return None
-    before, kept = _kept.of(optimizer)
-    if before is not own or not kept:  # somebody may have given it another class
-        kept = _made(kind)
-        _kept.put(optimizer, (own, kept))
+    kept = _kept.of(optimizer)
+    if kind not in kept:
+        kept[kind] = _made(kind)
     twin = kind.__new__(kind)
     twin.__dict__ = optimizer.__dict__
-    for name, value in kept.items():
+    for name, value in kept[kind].items():
         setattr(twin, name, value)
     return twin
 

@@ -15,7 +15,6 @@ its own.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,11 +56,7 @@ def _check_environment() -> None:
 
 
 def needs_torch(what: str) -> None:
-    try:
-        found = importlib.util.find_spec("torch") is not None
-    except (ImportError, ValueError):  # somebody has seen to that
-        found = False
-    if not found:
+    if not _config.has_torch():
         raise Failure(f"{what} needs PyTorch, which is not installed: pip install torch")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -53,7 +52,7 @@ def main(given: Sequence[str]) -> int:
 
 def _import_torch() -> tuple[bool, str]:
     """Whether it is there; and what is wrong with it if it is, and cannot be imported."""
-    if importlib.util.find_spec("torch") is None:
+    if not _config.has_torch():
         return False, ""
     try:
         import torch  # noqa: F401
